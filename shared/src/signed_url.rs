@@ -96,6 +96,12 @@ impl<'a> SignedQuery<'a> {
         }
     }
 
+    /// The proof as a query string, as the signer wrote it.
+    #[must_use]
+    pub fn to_query(&self) -> String {
+        query(&self.user_id, &self.exp, &self.sig)
+    }
+
     /// The proof as one text, for a cookie. It is the triple itself: worth no more and no less than the URL.
     #[must_use]
     pub fn to_cookie_value(&self) -> String {
@@ -171,10 +177,14 @@ pub fn verify(
 pub fn sign(keys: &SigningKeys, user: &UserId, expires: UnixSeconds) -> String {
     let exp = expires.0.to_string();
     let sig = signature(keys.signing(), user.as_str(), &exp);
+    query(user.as_str(), &exp, &sig)
+}
+
+fn query(user_id: &str, exp: &str, sig: &str) -> String {
     form_urlencoded::Serializer::new(String::new())
-        .append_pair("userId", user.as_str())
-        .append_pair("exp", &exp)
-        .append_pair("sig", &sig)
+        .append_pair("userId", user_id)
+        .append_pair("exp", exp)
+        .append_pair("sig", sig)
         .finish()
 }
 

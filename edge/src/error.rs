@@ -1,0 +1,232 @@
+//! Every answer of the edge that is an error, and its one way to JSON.
+
+use shared::id::RequestId;
+use shared::signed_url::AuthError;
+use shared::wire::ErrorBody;
+
+/// What went wrong, from the client's point of view. Status, code and text follow from the variant; the texts
+/// are the legacy contract's where it has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EdgeError {
+    /// A proof was shown and does not hold.
+    Auth(AuthError),
+    /// No proof was shown to a route that answers with a text of its own.
+    NoProof(NoProofText),
+    /// A cookie-borne write or upgrade from a page that may not use the cookie.
+    ForeignOrigin,
+    /// The signing secret or the admin bearer is not configured.
+    NotConfigured { missing: &'static str },
+    /// No or the wrong bearer for `/_ops`.
+    NotOperator,
+    /// The session key of a history request has characters that it may not have.
+    InvalidSessionKey,
+    /// No such route, or one that is closed to users.
+    NotFound,
+    /// The route exists, for other methods.
+    MethodNotAllowed { allow: &'static str },
+    /// A request body that is not what the route takes. The text says what is wrong with it.
+    BadRequest(String),
+    /// A body over the limit of an operator's route.
+    TooLarge { limit_bytes: usize },
+    /// A compare-and-set met another version.
+    Conflict { expected: u64, actual: u64 },
+    /// The user is between two back ends.
+    Moving,
+    /// The user's object did not answer, so nobody may write.
+    PlacementUnavailable,
+    /// The placement changed while the request was on its way, and it cannot be sent a second time.
+    PlacementChanged,
+    /// A legacy answer came back after its lease had ended and the user had moved: it may have been applied.
+    OutcomeUnknown,
+    /// The back end cannot be reached.
+    BackendUnavailable { backend: &'static str },
+    /// A panic, or an answer from the runtime that should not exist.
+    Internal,
+}
+
+/// What routes say when they are asked without a proof (contract A.2, second table).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoProofText {
+    /// `GET /api/history`
+    WithNames,
+    /// `GET /api/keepalive`, `POST /api/chat/send`
+    Short,
+    /// `GET /ws/api/history`, `POST /api/reset-workspace`
+    NotAuthenticated,
+}
+
+impl NoProofText {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::WithNames => "Missing auth params (userId, exp, sig)",
+            Self::Short => "Missing auth params",
+            Self::NotAuthenticated => "Not authenticated",
+        }
+    }
+}
+
+impl EdgeError {
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Auth(_) | Self::NoProof(_) | Self::NotOperator => 401,
+            Self::ForeignOrigin => 403,
+            Self::InvalidSessionKey | Self::BadRequest(_) => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed { .. } => 405,
+            Self::Conflict { .. } => 409,
+            Self::TooLarge { .. } => 413,
+            Self::NotConfigured { .. }
+            | Self::Moving
+            | Self::PlacementUnavailable
+            | Self::PlacementChanged
+            | Self::OutcomeUnknown
+            | Self::BackendUnavailable { .. } => 503,
+            Self::Internal => 500,
+        }
+    }
+
+    /// Stable, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Auth(error) => error.code(),
+            Self::NoProof(_) => "missing_params",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::NotConfigured { .. } => "not_configured",
+            Self::NotOperator => "not_operator",
+            Self::InvalidSessionKey => "invalid_session_key",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::BadRequest(_) => "bad_request",
+            Self::TooLarge { .. } => "too_large",
+            Self::Conflict { .. } => "version_conflict",
+            Self::Moving => "moving",
+            Self::PlacementUnavailable => "placement_unavailable",
+            Self::PlacementChanged => "placement_changed",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::BackendUnavailable { .. } => "backend_unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Seconds after which a retry makes sense; `None` if it does not.
+    #[must_use]
+    pub const fn retry_after_seconds(&self) -> Option<u32> {
+        match self {
+            Self::Moving => Some(2),
+            Self::PlacementUnavailable | Self::PlacementChanged | Self::OutcomeUnknown => Some(1),
+            Self::BackendUnavailable { .. } => Some(2),
+            Self::Auth(_)
+            | Self::NoProof(_)
+            | Self::ForeignOrigin
+            | Self::NotConfigured { .. }
+            | Self::NotOperator
+            | Self::InvalidSessionKey
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::BadRequest(_)
+            | Self::TooLarge { .. }
+            | Self::Conflict { .. }
+            | Self::Internal => None,
+        }
+    }
+
+    fn texts(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::Auth(error) => ("Unauthorized", Some(error.to_string())),
+            Self::NoProof(text) => (text.text(), None),
+            Self::NotOperator => {
+                ("Unauthorized", Some("Send the admin token as Authorization: Bearer".to_owned()))
+            }
+            Self::ForeignOrigin => {
+                ("Forbidden", Some("A session cookie is accepted from our own pages only".to_owned()))
+            }
+            Self::InvalidSessionKey => ("Invalid session key", None),
+            Self::NotConfigured { missing } => ("Configuration error", Some(format!("{missing} is not set"))),
+            Self::NotFound => ("Not found", None),
+            Self::MethodNotAllowed { allow } => {
+                ("Method not allowed", Some(format!("This route takes {allow}")))
+            }
+            Self::BadRequest(text) => ("Bad request", Some(text.clone())),
+            Self::TooLarge { limit_bytes } => {
+                ("Content too large", Some(format!("The limit is {limit_bytes} bytes")))
+            }
+            Self::Conflict { expected, actual } => (
+                "Version conflict",
+                Some(format!("The policy is at version {actual}, not {expected}; read it again")),
+            ),
+            Self::Moving => {
+                ("Temporarily unavailable", Some("The agent is being moved; nothing was changed".to_owned()))
+            }
+            Self::PlacementUnavailable => {
+                ("Temporarily unavailable", Some("Nothing was changed; please try again".to_owned()))
+            }
+            Self::PlacementChanged => (
+                "Temporarily unavailable",
+                Some("The agent has just been moved; nothing was changed, please try again".to_owned()),
+            ),
+            Self::OutcomeUnknown => (
+                "Temporarily unavailable",
+                Some(
+                    "The agent was moved meanwhile; whether the request was carried out is not known"
+                        .to_owned(),
+                ),
+            ),
+            Self::BackendUnavailable { backend } => {
+                ("Temporarily unavailable", Some(format!("The agent's {backend} does not answer")))
+            }
+            Self::Internal => ("Internal error", None),
+        }
+    }
+
+    /// The answer's body.
+    #[must_use]
+    pub fn body(&self, request_id: &RequestId) -> String {
+        let (error, details) = self.texts();
+        let body = ErrorBody {
+            error: error.to_owned(),
+            details,
+            code: self.code().to_owned(),
+            request_id: request_id.as_str().to_owned(),
+        };
+        // Four strings always serialise; the fallback keeps this function total.
+        serde_json::to_string(&body)
+            .unwrap_or_else(|_| r#"{"error":"Internal error","code":"internal"}"#.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies() {
+        let id: RequestId = "req-12345".parse().unwrap();
+        let rows = [
+            (
+                EdgeError::Auth(AuthError::Expired),
+                401,
+                r#"{"error":"Unauthorized","details":"URL expired","code":"url_expired","requestId":"req-12345"}"#,
+            ),
+            (
+                EdgeError::NoProof(NoProofText::Short),
+                401,
+                r#"{"error":"Missing auth params","code":"missing_params","requestId":"req-12345"}"#,
+            ),
+            (
+                EdgeError::NotConfigured { missing: "MOLTBOT_SIGNING_SECRET" },
+                503,
+                r#"{"error":"Configuration error","details":"MOLTBOT_SIGNING_SECRET is not set","code":"not_configured","requestId":"req-12345"}"#,
+            ),
+            (
+                EdgeError::InvalidSessionKey,
+                400,
+                r#"{"error":"Invalid session key","code":"invalid_session_key","requestId":"req-12345"}"#,
+            ),
+        ];
+        for (error, status, body) in rows {
+            assert_eq!((error.status(), error.body(&id).as_str()), (status, body));
+        }
+    }
+}
