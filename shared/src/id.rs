@@ -112,6 +112,14 @@ text_id! {
     /// Names one request in answers and logs: 8 to 64 of `[A-Za-z0-9_-]`.
 }
 
+impl RequestId {
+    /// The id of the request with this number, for whoever counts its requests from a random start.
+    #[must_use]
+    pub fn numbered(n: u64) -> Self {
+        Self(format!("req-{n:016x}"))
+    }
+}
+
 /// The right to write. Grows by one whenever the set of parties that may write changes, and never shrinks:
 /// who holds an older one is refused (`P1`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -231,6 +239,14 @@ mod tests {
             [("automna-u-1", true), ("-a", false), ("a-", false), ("a.b", false), ("", false)]
         {
             assert_eq!(text.parse::<AppName>().is_ok(), valid, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_numbered_request_id_is_well_formed() {
+        for n in [0, 1, u64::MAX] {
+            let id = RequestId::numbered(n);
+            assert_eq!(id.as_str().parse::<RequestId>(), Ok(id));
         }
     }
 

@@ -1,0 +1,28 @@
+// Turns a panic into an ordinary failure of the calls that were under way.
+//
+// Rust in WASM aborts on a panic: the instance is lost, and with it every future that was waiting in it. Nobody
+// settles those promises, so callers would hang, and an alarm handler that hangs stops its object's alarms for
+// good. The runtime does say that an instance was lost, in an error event; from there every open call is failed.
+const open = new Set();
+
+addEventListener("error", (event) => {
+  if (!(event.error instanceof WebAssembly.RuntimeError)) return;
+  const lost = [...open];
+  open.clear();
+  for (const fail of lost) fail(new Error("the WASM instance was lost"));
+});
+
+/** Runs `call`, and fails with it, or with the instance that it runs in. */
+export const guarded = (call) =>
+  new Promise((resolve, reject) => {
+    open.add(reject);
+    const settle = (then) => (value) => {
+      open.delete(reject);
+      then(value);
+    };
+    try {
+      Promise.resolve(call()).then(settle(resolve), settle(reject));
+    } catch (error) {
+      settle(reject)(error);
+    }
+  });

@@ -1,0 +1,46 @@
+//! Parts of the platform that the `worker` crate does not wrap.
+
+use js_sys::{Function, Promise};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{Env, State};
+
+#[wasm_bindgen]
+extern "C" {
+    type TransactionStorage;
+
+    #[wasm_bindgen(method, catch, js_name = transactionSync)]
+    fn transaction_sync(this: &TransactionStorage, body: &Function) -> Result<JsValue, JsValue>;
+
+    /// Whatever has `fetch(request)`: a service binding, or the global scope.
+    pub(super) type Fetcher;
+
+    #[wasm_bindgen(method)]
+    pub(super) fn fetch(this: &Fetcher, request: &web_sys::Request) -> Promise;
+}
+
+/// Runs `body` so that all its statements hold, or none: an `Err`, and a panic too, undoes them. Without it a
+/// statement stays although a later one failed.
+pub(super) fn in_transaction(
+    state: &State,
+    body: impl FnOnce() -> worker::Result<()> + 'static,
+) -> worker::Result<()> {
+    let body = Closure::once_into_js(move || -> Result<JsValue, JsValue> {
+        body().map_err(JsValue::from)?;
+        Ok(JsValue::UNDEFINED)
+    });
+    let storage = state.storage();
+    storage.as_raw().unchecked_ref::<TransactionStorage>().transaction_sync(body.unchecked_ref())?;
+    Ok(())
+}
+
+/// The service binding of this name, if there is one.
+pub(super) fn service(env: &Env, name: &str) -> Option<Fetcher> {
+    let binding = js_sys::Reflect::get(env.as_ref(), &JsValue::from_str(name)).ok()?;
+    (!binding.is_undefined()).then(|| binding.unchecked_into())
+}
+
+/// The global scope, whose `fetch` goes out to the network.
+pub(super) fn network() -> Fetcher {
+    js_sys::global().unchecked_into()
+}
