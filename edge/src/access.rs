@@ -152,7 +152,8 @@ mod tests {
         let cookie = cookie_for("user_a", 1_800_003_600);
         let stale = cookie_for("user_a", 1_799_999_999);
         let own = "https://edge.example";
-        let rows: &[(&str, &str, &str, &[(&'static str, &str)], Result<&str, &str>)] = &[
+        type Row<'a> = (&'a str, &'a str, &'a str, &'a [(&'static str, &'a str)], Result<&'a str, &'a str>);
+        let rows: &[Row<'_>] = &[
             ("signed URL", "GET", &good, &[], Ok("user_a")),
             (
                 "signed URL, any page may post",

@@ -120,12 +120,16 @@ impl UserRoute {
     }
 }
 
-const CLOSED: [&str; 6] = ["/debug", "/api/admin", "/ws/api/admin", "/_admin", "/cdp", "/__standin"];
+/// Closed with everything below them.
+const CLOSED: [&str; 5] = ["/api/admin", "/ws/api/admin", "/_admin", "/cdp", "/__standin"];
+
+/// Closed below. The path itself is a view of the agent's own page.
+const CLOSED_BELOW: [&str; 1] = ["/debug"];
 
 fn is_closed(path: &str) -> bool {
-    CLOSED
-        .iter()
-        .any(|closed| path.strip_prefix(closed).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    let rest = |closed: &&str| path.strip_prefix(*closed);
+    CLOSED.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('/'))
+        || CLOSED_BELOW.iter().filter_map(rest).any(|rest| rest.starts_with('/'))
 }
 
 /// The path as a lenient server may understand it: percent-decoded once, backslashes turned, empty and dot
@@ -222,28 +226,28 @@ mod tests {
     #[test]
     fn closed_routes_stay_closed_however_they_are_spelt() {
         for path in [
-            "/debug",
+            "/debug/",
             "/debug/cli",
             "/%64ebug/cli",
             "//debug/cli",
             "/x/../debug/cli",
-            "/x/%2e%2e/debug",
-            "/x/%2E./debug",
-            "/\\debug",
-            "/x\\..\\debug",
-            "/./debug",
+            "/x/%2e%2e/debug/cli",
+            "/x/%2E./debug/cli",
+            "/\\debug/cli",
+            "/x\\..\\debug/cli",
+            "/./debug/cli",
             "/api/admin/devices",
             "/ws/api/admin/x",
             "/api//admin/x",
             "/api%2fadmin",
             "/_admin/",
             "/cdp/json",
-            "/de\tbug",
+            "/de\tbug/cli",
             "/__standin/stats",
         ] {
             assert_eq!(route("GET", path), Route::Closed, "{path}");
         }
-        for path in ["/debugger", "/x/debug", "/api/administrator", "/cdpx"] {
+        for path in ["/debug", "/debugger", "/x/debug", "/api/administrator", "/cdpx"] {
             assert_ne!(route("GET", path), Route::Closed, "{path}");
         }
     }

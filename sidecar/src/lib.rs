@@ -1,1 +1,41 @@
-//! sidecar
+//! The sidecar: the one door of a user's machine, in front of clawdbot on loopback.
+//!
+//! ```text
+//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: keepalive
+//!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
+//! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
+//! ```
+//!
+//! Begin with `main.rs`, the story of the process, then [`routes::app`], the route table.
+//!
+//! What holds everywhere:
+//!
+//! * Nothing is answered or forwarded on the public port before the ticket and its epoch have been accepted.
+//! * Decisions are functions from values to values: [`epoch::decide`], [`proxy::allow::classify`],
+//!   [`proxy::connect::edit`], the frame reader [`proxy::frame`]. The modules around them do the I/O.
+//! * What a client sends is never logged: no query, no ticket, no frame.
+//!
+//! What it is not, on purpose: it does not start the agent, it keeps no session of its own, it verifies no
+//! browser's proof (the edge does), and it holds no secret but its machine's derived key.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod epoch;
+pub mod error;
+pub mod gate;
+pub mod logging;
+pub mod proxy;
+pub mod random;
+pub mod readiness;
+pub mod respond;
+pub mod routes;
+pub mod server;
+pub mod state;
+pub mod stop;
+
+/// The version that every answer carries in [`shared::wire::SIDECAR_HEADER`].
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -35,7 +35,9 @@ pub(super) async fn handle(exchange: &Exchange<'_>, path: &str) -> Result<Respon
         }
         (["api", "users", _, "machine"], _) => Err(EdgeError::MethodNotAllowed { allow: "POST" }.into()),
         (["api", "chaos", "edge"], "POST") if exchange.config.test_hooks => chaos::panic_now(),
-        (["api", "chaos", user, what @ ("object" | "alarm")], "POST") if exchange.config.test_hooks => {
+        (["api", "chaos", user, what @ ("object" | "alarm" | "tick")], "POST")
+            if exchange.config.test_hooks =>
+        {
             user_object(exchange, user, "POST", &format!("chaos/{what}"), None).await
         }
         _ => Err(EdgeError::NotFound.into()),
@@ -54,6 +56,9 @@ fn authorise(exchange: &Exchange<'_>) -> Result<(), EdgeError> {
 }
 
 async fn body(exchange: &Exchange<'_>) -> Result<String, Failure> {
+    if exchange.request.body().is_none() {
+        return Ok(String::new());
+    }
     let too_large = EdgeError::TooLarge { limit_bytes: MAX_BODY_BYTES };
     let declared = exchange.header("content-length").and_then(|text| text.parse::<usize>().ok());
     if declared.is_none_or(|bytes| bytes > MAX_BODY_BYTES) {

@@ -92,6 +92,10 @@ impl DurableObject for UserObject {
                 self.state.storage().set_alarm(50).await?;
                 json(&serde_json::json!({"armed": true}))
             }
+            ("POST", "/chaos/tick") if self.config.test_hooks => {
+                self.state.storage().set_alarm(50).await?;
+                json(&serde_json::json!({"armed": true}))
+            }
             _ => Refusal::NotFound.answer(),
         }
     }

@@ -1,0 +1,82 @@
+//! The gate before every route of the public port: ticket, then epoch, then the handler. It also writes the
+//! request's one log line, since it alone sees both ends.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use shared::id::RequestId;
+use shared::ticket::Claims;
+use shared::wire::REQUEST_ID_HEADER;
+
+use crate::auth::{self, Authenticated};
+use crate::epoch::Verdict;
+use crate::error::ApiError;
+use crate::proxy::handshake;
+use crate::state::App;
+use crate::{clock, random, respond};
+
+/// Lets a request through, or answers it.
+pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let ticket = auth::verify(request.headers(), &app.identity, clock::now());
+    // Without a ticket the id is anybody's text, and not worth a line in the log.
+    let request_id = ticket.as_ref().ok().and_then(|_| brought_id(request.headers()));
+    let request_id = request_id.unwrap_or_else(random::request_id);
+    let method = request.method().clone();
+    let route = route_name(&request);
+
+    let response = match admit(&app, ticket, request_id.clone(), request).await {
+        Ok(request) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+
+    let (response, error) = respond::finish(response, &request_id);
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let request_id = request_id.as_str();
+    let user_hash = app.user_hash.as_str();
+    match error {
+        Some(error) => tracing::warn!(
+            request.id = request_id, user.hash = user_hash, %method, route, http.status = status, duration_ms,
+            code = error.code(), %error, "{method} {route} {status}: {error}"
+        ),
+        None => tracing::info!(
+            request.id = request_id, user.hash = user_hash, %method, route, http.status = status, duration_ms,
+            "{method} {route} {status}"
+        ),
+    }
+    response
+}
+
+/// Settles who asks and under which epoch, and puts the proof into the request.
+async fn admit(
+    app: &App,
+    ticket: Result<Claims, ApiError>,
+    request_id: RequestId,
+    mut request: Request,
+) -> Result<Request, ApiError> {
+    let claims = ticket?;
+    match app.arbiter.admit(claims.epoch).await.map_err(|error| ApiError::EpochNotStored(error.into()))? {
+        Verdict::Serve => {}
+        // A raise that has not happened would be a fault of ours: refuse, as for any epoch that is not ours.
+        Verdict::Stale | Verdict::Raise => return Err(ApiError::StaleEpoch),
+    }
+    request.extensions_mut().insert(Authenticated { claims, request_id });
+    Ok(request)
+}
+
+fn brought_id(headers: &HeaderMap) -> Option<RequestId> {
+    headers.get(REQUEST_ID_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+/// The name of the route in logs: never a path that a client wrote.
+fn route_name(request: &Request) -> String {
+    match request.extensions().get::<MatchedPath>() {
+        Some(matched) => matched.as_str().to_owned(),
+        None if handshake::is_upgrade(request.headers()) => "websocket".to_owned(),
+        None => "agent".to_owned(),
+    }
+}

@@ -1,0 +1,37 @@
+//! Randomness for names and masks. Nothing secret is made from it.
+
+use std::hash::{BuildHasher, RandomState};
+
+use shared::id::RequestId;
+
+/// 64 bits that an outsider cannot foresee: std's hasher under keys that it takes from the system. That spares
+/// a dependency, and an error case that would have to be handled at every call.
+fn bits() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+/// The key of a masked WebSocket frame.
+#[must_use]
+pub fn mask_key() -> [u8; 4] {
+    let [a, b, c, d, ..] = bits().to_be_bytes();
+    [a, b, c, d]
+}
+
+/// A name for a request that came without one.
+#[must_use]
+pub fn request_id() -> RequestId {
+    loop {
+        // 32 hexadecimal digits are always well formed, so this returns at once; the compiler cannot know.
+        if let Ok(id) = format!("{:016x}{:016x}", bits(), bits()).parse() {
+            return id;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn two_names_differ() {
+        assert_ne!(super::request_id(), super::request_id());
+    }
+}

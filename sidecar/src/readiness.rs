@@ -1,0 +1,206 @@
+//! Whether the agent can serve, as seen over one WebSocket that is opened once and kept.
+//!
+//! An open port says nothing: the agent's page answers before and after its gateway works. Nor is it asked again
+//! and again, since each new connection makes the agent tell all its clients. It sends a tick every 30 s by
+//! itself; that is the sign.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use shared::secret::Secret;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use crate::VERSION;
+use crate::proxy::agent;
+use crate::stop::Stop;
+
+/// One tick and a half: a single late one is not yet a fault.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(45);
+
+/// After this silence the connection is given up. Long, because one long reply was seen to hold the agent's only
+/// thread for two minutes, and a new connection would only add to its load.
+const GIVE_UP: Duration = Duration::from_secs(180);
+
+/// For the handshake and the answer to `connect`, for the same reason.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Every client gets every event, and a single one was seen to have 922 KB. A history, which we do not ask for,
+/// has 6 MB.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// How to reach the agent.
+#[derive(Debug)]
+pub struct Agent {
+    pub address: SocketAddr,
+    pub token: Secret,
+}
+
+/// What `/ready` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    pub ready: bool,
+    pub reason: &'static str,
+}
+
+/// What was last seen of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    Alive(Instant),
+    Lost(&'static str),
+}
+
+/// Looks at the kept connection. Clones look at the same one.
+#[derive(Debug, Clone)]
+pub struct Watch(watch::Receiver<Seen>);
+
+impl Watch {
+    /// Whether the agent can serve now, and why not.
+    #[must_use]
+    pub fn now(&self) -> Answer {
+        judge(*self.0.borrow(), Instant::now())
+    }
+}
+
+fn judge(seen: Seen, now: Instant) -> Answer {
+    match seen {
+        Seen::Nothing => Answer { ready: false, reason: "the agent has not answered yet" },
+        Seen::Lost(reason) => Answer { ready: false, reason },
+        Seen::Alive(at) if now.saturating_duration_since(at) <= SIGN_OF_LIFE => {
+            Answer { ready: true, reason: "the agent answers" }
+        }
+        Seen::Alive(_) => Answer { ready: false, reason: "the agent has been silent for more than 45 s" },
+    }
+}
+
+/// Opens the connection and keeps it, until `stop`.
+#[must_use]
+pub fn keep(agent: Agent, mut stop: Stop) -> Watch {
+    let (seen, watch) = watch::channel(Seen::Nothing);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = attend(agent, seen) => {}
+            () = stop.requested() => {}
+        }
+    });
+    Watch(watch)
+}
+
+async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
+    let mut pause = BACKOFF_MIN;
+    loop {
+        let reason = connection(&agent, &seen).await;
+        let before = seen.send_replace(Seen::Lost(reason));
+        if matches!(before, Seen::Alive(_)) {
+            pause = BACKOFF_MIN;
+        }
+        if before != Seen::Lost(reason) {
+            tracing::warn!(reason, "agent not ready: {reason}");
+        }
+        sleep(pause).await;
+        pause = BACKOFF_MAX.min(pause * 2);
+    }
+}
+
+/// Opens one connection and follows it; returns why it is over.
+async fn connection(agent: &Agent, seen: &watch::Sender<Seen>) -> &'static str {
+    let mut socket = match timeout(HANDSHAKE_TIMEOUT, handshake(agent)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(reason)) => return reason,
+        Err(_) => return "the agent takes too long to answer",
+    };
+    tracing::info!("agent ready");
+    loop {
+        seen.send_replace(Seen::Alive(Instant::now()));
+        match timeout(GIVE_UP, socket.next()).await {
+            // Whatever it is: the agent's thread has come round to it.
+            Ok(Some(Ok(_))) => {}
+            Ok(Some(Err(_)) | None) => return "the agent closed the connection",
+            Err(_) => return "the agent has been silent for too long",
+        }
+    }
+}
+
+async fn handshake(agent: &Agent) -> Result<WebSocketStream<TcpStream>, &'static str> {
+    let stream = agent::connect(agent.address).await.map_err(|_| "the agent cannot be reached")?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    let url = format!("ws://{}/", agent.address);
+    let (mut socket, _response) = client_async_with_config(url, stream, Some(config))
+        .await
+        .map_err(|_| "the agent does not take WebSockets")?;
+    socket.send(Message::text(connect(&agent.token))).await.map_err(|_| "the agent closed the connection")?;
+    while let Some(message) = socket.next().await {
+        let text = match message {
+            Ok(Message::Text(text)) => text,
+            Ok(_) => continue,
+            Err(_) => break,
+        };
+        match serde_json::from_str::<Frame>(&text) {
+            Ok(Frame { kind, id: Some(id), ok }) if kind == "res" && id == CONNECT_ID => {
+                return if ok { Ok(socket) } else { Err("the agent refused the connection") };
+            }
+            // The challenge, which asks for a device that we do not claim to be, and events.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Err("the agent closed the connection")
+}
+
+const CONNECT_ID: &str = "ready";
+
+fn connect(token: &Secret) -> String {
+    json!({
+        "type": "req", "id": CONNECT_ID, "method": "connect",
+        "params": {
+            "minProtocol": 3, "maxProtocol": 3,
+            "client": { "id": "gateway-client", "version": VERSION, "platform": "linux", "mode": "backend" },
+            "role": "operator", "scopes": ["operator.read"], "caps": [],
+            "auth": { "token": token.expose() },
+        },
+    })
+    .to_string()
+}
+
+/// As much of the agent's frames as is read.
+#[derive(Deserialize)]
+struct Frame {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    ok: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let then = Instant::now();
+        let rows = [
+            (Seen::Nothing, 0, false),
+            (Seen::Lost("x"), 0, false),
+            (Seen::Alive(then), 0, true),
+            (Seen::Alive(then), 45, true),
+            (Seen::Alive(then), 46, false),
+        ];
+        for (seen, after, ready) in rows {
+            assert_eq!(judge(seen, then + Duration::from_secs(after)).ready, ready, "{seen:?} {after}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The public port's route table. Everything in it lies behind the [`gate`].
+
+mod agent;
+mod keepalive;
+
+use axum::routing::get;
+use axum::{Router, middleware};
+
+use crate::error::ApiError;
+use crate::gate;
+use crate::state::App;
+
+/// Our own API has two names: pages that derive it from the WebSocket's address put `/ws` in front.
+pub const API_PREFIXES: [&str; 2] = ["/api", "/ws/api"];
+
+/// All routes, apart from any listener, so that tests can drive them.
+pub fn app(state: App) -> Router {
+    let mut router = Router::new();
+    for prefix in API_PREFIXES {
+        router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
+    }
+    router
+        .fallback(agent::dispatch)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        // Last, because a layer covers only what stands before it.
+        .layer(middleware::from_fn_with_state(state.clone(), gate::gate))
+        .with_state(state)
+}

@@ -1,0 +1,128 @@
+//! Accepting connections and serving HTTP/1.1 on them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
+
+use crate::error::ApiError;
+use crate::stop::Stop;
+
+/// Connections of one listener at a time, sockets after an upgrade included. One user's browsers need tens; the
+/// bound keeps descriptors (two for each socket) below the usual limit, and memory below a few megabytes.
+/// Further clients wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// For a request's head. Longer ones, a URL of 8 KiB and its headers, do not come from our edge. hyper also
+/// bounds the number of headers, at 100.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// From the moment at which a head is awaited to its end; so it also ends connections that are idle. Longer
+/// than the proxy in front keeps its own.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// After an accept that failed, as it does while no descriptor is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The places of one listener. All are free again once every connection and socket has ended.
+#[derive(Debug, Clone)]
+pub struct Slots(Arc<Semaphore>);
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_CONNECTIONS)))
+    }
+}
+
+impl Slots {
+    /// Returns once nothing is connected any more. Only for use after the listener has stopped.
+    pub async fn all_free(&self) {
+        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+        // It fails only for a closed semaphore, and nothing closes it.
+        let _all = self.0.acquire_many(all).await;
+    }
+}
+
+/// The connection that a request came by.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub peer: SocketAddr,
+    /// Held as long as any clone lives: a socket keeps its place after its upgrade.
+    _slot: Arc<OwnedSemaphorePermit>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Connection {
+    type Rejection = ApiError;
+
+    /// [`serve`] puts it into every request; without it nothing was accepted, so nothing is served.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or(ApiError::NoTicket)
+    }
+}
+
+/// Accepts until `stop`, then returns at once; open connections finish what they are at and end by themselves.
+pub async fn serve(listener: TcpListener, app: Router, slots: Slots, mut stop: Stop) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.requested() => return,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Some((stream, connection)) => {
+                tokio::spawn(serve_connection(stream, connection, app.clone(), stop.clone()));
+            }
+            None => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Connection)> {
+    // First the place, then the client: who is not accepted yet costs nothing.
+    let slot = slots.0.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((stream, Connection { peer, _slot: Arc::new(slot) })),
+        Err(error) => {
+            tracing::warn!(%error, "accept failed: {error}");
+            None
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, connection: Connection, app: Router, mut stop: Stop) {
+    // A reply of a chat is small and should not wait for the next one. Without it, it is slower, no more.
+    let _slower = stream.set_nodelay(true);
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(connection.clone());
+        app.clone().oneshot(request)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = stop.requested() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    // Clients come and go; only who looks for it needs to see it.
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended early: {error}");
+    }
+}

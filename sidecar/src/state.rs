@@ -1,0 +1,47 @@
+//! What every request can reach. Frozen after the start, but for the arbiter's epoch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, Identity};
+use crate::epoch::Arbiter;
+use crate::logging;
+use crate::proxy::connect::ConnectPolicy;
+use crate::stop::Stop;
+
+/// A cheap handle; clones share one state.
+#[derive(Debug, Clone)]
+pub struct App(Arc<Inner>);
+
+/// See [`App`].
+#[derive(Debug)]
+pub struct Inner {
+    pub identity: Identity,
+    /// The user in logs.
+    pub user_hash: String,
+    pub arbiter: Arbiter,
+    /// Where the agent listens.
+    pub agent: SocketAddr,
+    /// What is done to a client's `connect`.
+    pub connect: ConnectPolicy,
+    /// For tasks that outlive their request.
+    pub stop: Stop,
+}
+
+impl App {
+    /// Puts the state together. `config` is used up, so that nothing reads it later.
+    #[must_use]
+    pub fn new(config: Config, arbiter: Arbiter, stop: Stop) -> Self {
+        let Config { identity, agent, client_scopes, .. } = config;
+        let user_hash = logging::user_hash(&identity.user);
+        let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
+        Self(Arc::new(Inner { identity, user_hash, arbiter, agent, connect, stop }))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

@@ -1,0 +1,17 @@
+//! The sidecar as a process, in front of a fake agent. One binary, so that it links once.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
+)]
+
+mod gate;
+mod gateway;
+mod harness;
+mod lifecycle;
+mod page;
+mod socket;

@@ -1,0 +1,162 @@
+//! The project's commands: `cargo xtask COMMAND`. Each is a thin caller of the library.
+
+mod bench;
+mod checks;
+mod current;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use shared::id::UserId;
+use testbed::tools::{Need, Tools};
+use testbed::{edge_build, system};
+
+use current::Current;
+
+/// Builds, runs, tests and measures the hosting edge on this machine.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything and run the whole system on loopback until Ctrl-C.
+    Up {
+        /// Print one line of JSON once everything is ready, and nothing else on standard output.
+        #[arg(long)]
+        json: bool,
+        /// The user who gets a machine.
+        #[arg(long, default_value = "user_demo")]
+        user: UserId,
+        /// Put an unused legacy container to sleep after so many seconds; never if absent.
+        #[arg(long, value_name = "SECONDS")]
+        legacy_sleeps_after: Option<u64>,
+        /// What waking a legacy container takes beyond the agent's own start, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        legacy_cold_start: u64,
+    },
+    /// Format, lint and test everything.
+    Test {
+        /// Also what takes long: soaks and many rounds.
+        #[arg(long)]
+        long: bool,
+        /// Only tests whose name contains this, without the checks before them.
+        filter: Option<String>,
+    },
+    /// Print a signed query for a user of the running system.
+    Sign {
+        #[arg(long)]
+        user: UserId,
+        /// Seconds for which it holds.
+        #[arg(long, default_value_t = system::URL_TTL_SECONDS)]
+        ttl: u64,
+    },
+    /// Send users to a back end, from the next request on.
+    Flip {
+        to: Side,
+        /// Written into the audit.
+        #[arg(long, default_value = "cargo xtask flip")]
+        reason: String,
+        /// Print the new policy as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure.
+    Bench {
+        name: bench::Name,
+        /// One JSON object in place of the table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the edge's WASM, as wrangler does before it deploys.
+    Build,
+    /// Install all tools, and do nothing else.
+    Install,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Side {
+    Legacy,
+    Fly,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let tools = Tools::of_this_repository();
+    match cli.command {
+        Command::Up { json, user, legacy_sleeps_after, legacy_cold_start } => {
+            tools.install(Need::System)?;
+            edge_build::build(&tools)?;
+            let options = up::Options {
+                json,
+                user,
+                legacy_sleeps_after: legacy_sleeps_after.map(Duration::from_secs),
+                legacy_cold_start: Duration::from_secs(legacy_cold_start),
+            };
+            up::run(&tools, options)?;
+        }
+        Command::Test { long, filter } => return checks::run(&tools, long, filter.as_deref()),
+        Command::Sign { user, ttl } => {
+            let current = Current::load(&tools)?;
+            print_line(&system::sign(&current.signing_secret()?, &user, ttl));
+        }
+        Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
+        Command::Bench { name, json } => {
+            tools.install(Need::Bench)?;
+            edge_build::build(&tools)?;
+            bench::run(&tools, name, json)?;
+        }
+        Command::Build => {
+            tools.install(Need::System)?;
+            edge_build::build(&tools)?;
+        }
+        Command::Install => tools.install(Need::Bench)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flip(tools: &Tools, to: Side, reason: &str, json: bool) -> Result<()> {
+    let current = Current::load(tools)?;
+    let name = match to {
+        Side::Legacy => "legacy",
+        Side::Fly => "fly",
+    };
+    let change = serde_json::json!({"default": name, "author": "xtask", "reason": reason});
+    let http = reqwest::Client::new();
+    let change = system::change_policy(&http, &current.edge, &current.admin_bearer, &change);
+    let policy = runtime()?.block_on(change)?;
+    if json {
+        print_line(&policy.to_string());
+    } else {
+        let version =
+            policy.get("version").and_then(serde_json::Value::as_u64).context("the policy has no version")?;
+        print_line(&format!("New requests go to {name} (policy version {version})."));
+    }
+    Ok(())
+}
+
+/// The runtime of a command that waits for things.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// A command's result, on standard output.
+#[expect(clippy::print_stdout, reason = "results are what standard output is for")]
+fn print_line(text: &str) {
+    println!("{text}");
+}

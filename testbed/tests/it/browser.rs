@@ -1,0 +1,53 @@
+//! A person in a browser: opens the signed URL, sees the agent's own page connected, writes and is answered.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::system::{System, SystemSpec};
+
+use crate::support::{sidecar, tools, user};
+
+#[tokio::test]
+async fn a_conversation_in_the_agents_own_page_on_each_back_end() {
+    let tools = tools();
+    let dir = tempfile::tempdir().unwrap();
+    let spec = SystemSpec {
+        dir: dir.path().to_owned(),
+        user: user("user_browser"),
+        sidecar: sidecar(),
+        edge_vars: Default::default(),
+        legacy_sleeps_after: None,
+        legacy_cold_start: Duration::from_secs(1),
+    };
+    let system = System::start(&tools, spec, |_| {}).await.unwrap();
+    for (backend, message) in [("legacy", "hello from the old side"), ("fly", "hello from the new side")] {
+        system.change_policy(json!({"default": backend})).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = (system.legacy.stats().open_sockets, system.fly.stats().upgrades);
+        let screenshot = tools.dir().join(format!("screenshots/{backend}.png"));
+        std::fs::create_dir_all(screenshot.parent().unwrap()).unwrap();
+        let mut command = Command::new(tools.node());
+        command
+            .arg(tools.repository().join("testbed/browser/chat.mjs"))
+            .arg(tools.edge_modules())
+            .arg(tools.chromium())
+            .arg(system.signed_url(&system.user))
+            .arg(message)
+            .arg(format!("You said: {message}"))
+            .arg(&screenshot)
+            .stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{backend}: {said}");
+        println!("{backend}: {said}");
+        let upgrades = system.fly.stats().upgrades - before.1;
+        match backend {
+            "fly" => assert!(upgrades >= 1, "the conversation ran over the machine"),
+            _ => assert_eq!(upgrades, 0, "the conversation ran over legacy"),
+        }
+    }
+    assert!(system.legacy.stats().by_path.keys().any(|path| path == "/"), "{:?}", system.legacy.stats());
+    system.stop().await.unwrap();
+}

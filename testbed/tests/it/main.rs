@@ -1,0 +1,21 @@
+//! The edge and the whole system, with real parts: workerd, the sidecar, clawdbot, Chromium. One binary, so that
+//! it links once. `cargo xtask test` installs and builds what these tests start.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod access;
+mod browser;
+mod deploy;
+mod flips;
+mod memory;
+mod outages;
+mod panics;
+mod routing;
+mod standins;
+mod support;
+mod up;
