@@ -9,10 +9,11 @@
 //! [`system`] puts them together; begin there. Below: [`forward`], the HTTP/1.1 server and forwarder under the
 //! stand-ins; [`process`], child processes that end with us, however we end; [`tools`], what has to be installed.
 //!
-//! The commands (`cargo xtask …`) are thin callers of this library, in `bin/xtask`. The end-to-end tests are in
+//! [`bench`] measures. The commands (`cargo xtask …`) are thin callers of this library, in `bin/xtask`. The end-to-end tests are in
 //! `tests/it`.
 
 pub mod agent;
+pub mod bench;
 pub mod edge_build;
 pub mod fly_proxy;
 pub mod forward;

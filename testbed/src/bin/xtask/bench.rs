@@ -1,8 +1,13 @@
-//! `cargo xtask bench NAME`.
+//! `cargo xtask bench NAME`: runs a benchmark of the library, and shows its report.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use testbed::bench;
 use testbed::tools::Tools;
+
+use crate::{print_line, runtime};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Name {
@@ -11,8 +16,11 @@ pub(crate) enum Name {
 }
 
 pub(crate) fn run(tools: &Tools, name: Name, json: bool) -> Result<()> {
-    let _ = (tools, json);
-    match name {
-        Name::Edge => Ok(()),
-    }
+    let dir = tools.dir().join("run").join(format!("bench-{}", std::process::id()));
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let report = match name {
+        Name::Edge => runtime()?.block_on(bench::edge::run_all(tools, &dir))?,
+    };
+    print_line(&if json { serde_json::to_string(&report)? } else { report.table() });
+    fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
