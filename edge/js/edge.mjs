@@ -1,6 +1,13 @@
 // Main module of the Worker: the WASM build behind the guard.
 import Edge from "../build/index.js";
-import { guarded } from "./guard.mjs";
+import { guarded, instanceWasLost } from "./guard.mjs";
+
+// The handler itself. `new Edge(…)` builds two proxies for each request, which cost more than the request's
+// verification; all they do is to bring a lost instance back, so they are used for that alone.
+const handle = Edge.prototype.fetch;
+
+const call = (request, env, ctx) =>
+  instanceWasLost() ? new Edge(ctx, env).fetch(request) : handle.call({ env, ctx }, request);
 
 // The answer to a request that was under way when the instance was lost. Same shape as every error of ours.
 const lost = () => {
@@ -11,5 +18,5 @@ const lost = () => {
 };
 
 export default {
-  fetch: (request, env, ctx) => guarded(() => new Edge(ctx, env).fetch(request)).catch(lost),
+  fetch: (request, env, ctx) => guarded(() => call(request, env, ctx)).catch(lost),
 };

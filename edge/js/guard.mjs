@@ -4,13 +4,23 @@
 // settles those promises, so callers would hang, and an alarm handler that hangs stops its object's alarms for
 // good. The runtime does say that an instance was lost, in an error event; from there every open call is failed.
 const open = new Set();
+let lostSince = false;
 
 addEventListener("error", (event) => {
   if (!(event.error instanceof WebAssembly.RuntimeError)) return;
+  lostSince = true;
   const lost = [...open];
   open.clear();
   for (const fail of lost) fail(new Error("the WASM instance was lost"));
 });
+
+/** Whether an instance was lost since this was last asked: the next call has to go through the build's own
+ * wrapper, which makes a new one. */
+export const instanceWasLost = () => {
+  const lost = lostSince;
+  lostSince = false;
+  return lost;
+};
 
 /** Runs `call`, and fails with it, or with the instance that it runs in. */
 export const guarded = (call) =>
@@ -21,8 +31,10 @@ export const guarded = (call) =>
       then(value);
     };
     try {
-      Promise.resolve(call()).then(settle(resolve), settle(reject));
+      call().then(settle(resolve), settle(reject));
     } catch (error) {
       settle(reject)(error);
+      // An instance can be lost before a call has made its promise. The build listens for the event as well.
+      if (error instanceof WebAssembly.RuntimeError) reportError(error);
     }
   });

@@ -19,17 +19,14 @@ use crate::system::sign;
 use crate::tools::{Tools, progress, run};
 use crate::workerd::{Edge, EdgeSpec};
 
-/// Pairs of runs for each figure. An odd number has a median that was measured.
-const ROUNDS: usize = 7;
+/// Pairs of runs for each figure, unless the caller says otherwise. An odd number has a median that was measured.
+pub const ROUNDS: usize = 7;
 
 /// Length of a run. At some 10,000 requests a second, enough that a timer tick does not show.
 const SECONDS: u32 = 4;
 
 /// Connections of the load, as a browser's pages and a dashboard would open to one isolate.
 const CONNECTIONS: u32 = 16;
-
-/// Fresh processes for the time to the first response, of each kind.
-const STARTS: usize = 9;
 
 const SECRET: &str = "benchmark-secret";
 
@@ -59,11 +56,11 @@ pub struct Scenario {
     pub ratio: Spread,
 }
 
-/// Runs the whole benchmark: about three minutes.
+/// Runs the whole benchmark: about three minutes with the usual number of rounds.
 ///
 /// # Errors
 /// When a part does not start, or any request under load is not answered well.
-pub async fn run_all(tools: &Tools, dir: &Path) -> Result<Report> {
+pub async fn run_all(tools: &Tools, dir: &Path, rounds: usize) -> Result<Report> {
     let peer_module = bundle_peer(tools, dir)?;
     let upstream = Server::start(0, |_, _| async {
         text(hyper::StatusCode::OK, "a small answer, as of a status route")
@@ -84,8 +81,8 @@ pub async fn run_all(tools: &Tools, dir: &Path) -> Result<Report> {
     let query = sign(&Secret::new(SECRET).context("no secret")?, &user, 3600);
 
     let mut starts = (Vec::new(), Vec::new());
-    for round in 1..=STARTS {
-        progress(&format!("first response, round {round} of {STARTS}"));
+    for round in 1..=rounds {
+        progress(&format!("first response, round {round} of {rounds}"));
         starts.0.push(first_response_ms(tools, spec("edge-start", None), &query).await?);
         starts.1.push(first_response_ms(tools, spec("peer-start", Some(peer_module.clone())), &query).await?);
     }
@@ -99,8 +96,8 @@ pub async fn run_all(tools: &Tools, dir: &Path) -> Result<Report> {
         let url = |base: &Edge| format!("{}{path}?{query}", base.url());
         let (mut edge_us, mut peer_us, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         // One pair is not counted: it compiles and fills caches.
-        for round in 0..=ROUNDS {
-            progress(&format!("{name}, round {round} of {ROUNDS}"));
+        for round in 0..=rounds {
+            progress(&format!("{name}, round {round} of {rounds}"));
             let ours = us_per_request(tools, &edge, &url(&edge)).await?;
             let theirs = us_per_request(tools, &peer, &url(&peer)).await?;
             if round > 0 {

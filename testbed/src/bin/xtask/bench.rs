@@ -15,11 +15,11 @@ pub(crate) enum Name {
     Edge,
 }
 
-pub(crate) fn run(tools: &Tools, name: Name, json: bool) -> Result<()> {
+pub(crate) fn run(tools: &Tools, name: Name, rounds: usize, json: bool) -> Result<()> {
     let dir = tools.dir().join("run").join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let report = match name {
-        Name::Edge => runtime()?.block_on(bench::edge::run_all(tools, &dir))?,
+        Name::Edge => runtime()?.block_on(bench::edge::run_all(tools, &dir, rounds))?,
     };
     print_line(&if json { serde_json::to_string(&report)? } else { report.table() });
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::builder::TypedValueParser as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use shared::id::UserId;
 use testbed::tools::{Need, Tools};
@@ -70,6 +71,9 @@ enum Command {
     /// Measure.
     Bench {
         name: bench::Name,
+        /// Pairs of runs for each figure.
+        #[arg(long, default_value_t = testbed::bench::edge::ROUNDS, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
+        rounds: usize,
         /// One JSON object in place of the table.
         #[arg(long)]
         json: bool,
@@ -116,10 +120,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print_line(&system::sign(&current.signing_secret()?, &user, ttl));
         }
         Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
-        Command::Bench { name, json } => {
+        Command::Bench { name, rounds, json } => {
             tools.install(Need::Bench)?;
             edge_build::build(&tools)?;
-            bench::run(&tools, name, json)?;
+            bench::run(&tools, name, rounds, json)?;
         }
         Command::Build => {
             tools.install(Need::System)?;
