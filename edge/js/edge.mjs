@@ -2,12 +2,18 @@
 import Edge from "../build/index.js";
 import { guarded, instanceWasLost } from "./guard.mjs";
 
-// The handler itself. `new Edge(…)` builds two proxies for each request, which cost more than the request's
-// verification; all they do is to bring a lost instance back, so they are used for that alone.
-const handle = Edge.prototype.fetch;
+// Called as they are: `new Edge(…)` builds two proxies for each request, which cost more than its verification.
+// All they do is to bring a lost instance back, so they are used for that alone.
+const { fetch: theLongWay, atOnce } = Edge.prototype;
 
-const call = (request, env, ctx) =>
-  instanceWasLost() ? new Edge(ctx, env).fetch(request) : handle.call({ env, ctx }, request);
+const call = (request, env, ctx) => {
+  if (instanceWasLost()) return new Edge(ctx, env).fetch(request);
+  const long = () => theLongWay.call({ env, ctx }, request);
+  const answer = atOnce(request, env);
+  if (answer === undefined) return long();
+  // A back end that could not be reached: the long way tries once more, and says so.
+  return answer instanceof Promise ? answer.catch(long) : answer;
+};
 
 // The answer to a request that was under way when the instance was lost. Same shape as every error of ours.
 const lost = () => {

@@ -31,7 +31,7 @@ export const guarded = (call) =>
       then(value);
     };
     try {
-      call().then(settle(resolve), settle(reject));
+      Promise.resolve(call()).then(settle(resolve), settle(reject));
     } catch (error) {
       settle(reject)(error);
       // An instance can be lost before a call has made its promise. The build listens for the event as well.

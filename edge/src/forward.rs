@@ -1,78 +1,105 @@
 //! What is sent to a back end, and what its answer means. Headers and URL only: bodies and frames go by.
 
-use shared::id::{Epoch, Generation, RequestId};
+use shared::id::{Generation, RequestId, UserId};
 use shared::ticket::{self, Claims, TICKET_TTL_SECONDS};
 use shared::time::UnixMillis;
 use shared::wire::{PERMIT_HEADER, REQUEST_ID_HEADER, Refusal, TICKET_HEADER};
 
 use crate::access::Access;
 use crate::config::{Config, Keys};
-use crate::placement::Machine;
+use crate::placement::{self, Machine, Place};
 use crate::request::Target;
-use shared::id::Backend;
 
 /// A request to a back end: a new URL, and what to change about the headers that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     pub url: String,
-    pub remove: &'static [&'static str],
+    /// Separated by spaces.
+    pub remove: &'static str,
     pub set: Vec<(&'static str, String)>,
 }
 
-/// Names under which a client could speak in our voice to the legacy side.
-const NOT_FOR_LEGACY: [&str; 3] = [TICKET_HEADER, PERMIT_HEADER, "x-automna-refusal"];
+/// A ticket or permit. It is a credential for as long as it lives, so it does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proof(String);
+
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[proof]")
+    }
+}
+
+impl Outgoing {
+    /// All of it as one text, since each text costs as much as the whole to hand over: the URL, the names to
+    /// remove, then names and values to set, a line each. None of them can hold a line break.
+    #[must_use]
+    pub fn to_lines(&self) -> String {
+        let mut lines = format!("{}\n{}", self.url, self.remove);
+        for (name, value) in &self.set {
+            lines.push('\n');
+            lines.push_str(name);
+            lines.push('\n');
+            lines.push_str(value);
+        }
+        lines
+    }
+}
 
 /// What no machine is to see or to believe: our credentials (the session cookie, a dashboard's token, and the
 /// signed URL inside a referrer), and everything by which a client could forge where it comes from or steer
 /// the platform's proxy. The sidecar drops by prefix what is not named here.
-const NOT_FOR_MACHINES: [&str; 22] = [
-    PERMIT_HEADER,
-    "authorization",
-    "cookie",
-    "fly-client-ip",
-    "fly-force-region",
-    "fly-forwarded-port",
-    "fly-prefer-instance-id",
-    "fly-prefer-region",
-    "fly-region",
-    "fly-replay-src",
-    "forwarded",
-    "proxy-authorization",
-    "referer",
-    "tailscale-user-login",
-    "tailscale-user-name",
-    "true-client-ip",
-    "x-automna-refusal",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
+const NOT_FOR_MACHINES: &str = "x-automna-permit \
+    authorization \
+    cookie \
+    fly-client-ip \
+    fly-force-region \
+    fly-forwarded-port \
+    fly-prefer-instance-id \
+    fly-prefer-region \
+    fly-region \
+    fly-replay-src \
+    forwarded \
+    proxy-authorization \
+    referer \
+    tailscale-user-login \
+    tailscale-user-name \
+    true-client-ip \
+    x-automna-refusal \
+    x-forwarded-for \
+    x-forwarded-host \
+    x-forwarded-port \
+    x-forwarded-proto \
+    x-real-ip";
 
 /// Parameters that stay at the edge: the proof, and two that the agent's page would obey (a token, and another
 /// server to send it to).
 const NOT_IN_MACHINE_URLS: [&str; 5] = ["userId", "exp", "sig", "token", "gatewayUrl"];
 
+/// The ticket or permit by which a back end serves `user` under this target. Made once for each lease: it lives
+/// much longer than one.
+#[must_use]
+pub fn proof(keys: &Keys, user: &UserId, target: &placement::Target, now: UnixMillis) -> Proof {
+    let generation = match &target.place {
+        Place::Legacy => Generation(0),
+        Place::Fly(machine) => machine.generation,
+    };
+    let claims = Claims {
+        backend: target.place.backend(),
+        user: user.clone(),
+        generation,
+        epoch: target.epoch,
+        expires: now.floor_seconds().plus(TICKET_TTL_SECONDS),
+    };
+    Proof(match &target.place {
+        Place::Legacy => ticket::issue(&keys.permit, &claims),
+        Place::Fly(_) => ticket::issue(&keys.signing.machine_key(user, generation), &claims),
+    })
+}
+
 /// The request as the browser signed it, to the legacy origin (or, with a service binding, under its own URL),
 /// with a permit for the day on which the legacy side asks for one.
 #[must_use]
-pub fn to_legacy(
-    config: &Config,
-    keys: &Keys,
-    target: &Target<'_>,
-    access: &Access,
-    epoch: Epoch,
-    request_id: &RequestId,
-    now: UnixMillis,
-) -> Outgoing {
-    let claims = Claims {
-        backend: Backend::Legacy,
-        user: access.user().clone(),
-        generation: Generation(0),
-        epoch,
-        expires: now.floor_seconds().plus(TICKET_TTL_SECONDS),
-    };
+pub fn to_legacy(config: &Config, target: &Target<'_>, access: &Access, permit: &Proof) -> Outgoing {
     let origin = config.legacy_origin.as_deref().unwrap_or(target.origin);
     let mut query = target.query.to_owned();
     if let Some(missing) = access.missing_query() {
@@ -83,11 +110,9 @@ pub fn to_legacy(
     }
     Outgoing {
         url: join(origin, target.path, &query),
-        remove: &NOT_FOR_LEGACY,
-        set: vec![
-            (PERMIT_HEADER, ticket::issue(&keys.permit, &claims)),
-            (REQUEST_ID_HEADER, request_id.as_str().to_owned()),
-        ],
+        // A permit that a client made up is replaced; nothing else means anything to that side.
+        remove: "",
+        set: vec![(PERMIT_HEADER, permit.0.clone())],
     }
 }
 
@@ -95,34 +120,24 @@ pub fn to_legacy(
 #[must_use]
 pub fn to_legacy_asset(config: &Config, target: &Target<'_>) -> Outgoing {
     let origin = config.legacy_origin.as_deref().unwrap_or(target.origin);
-    Outgoing { url: join(origin, target.path, ""), remove: &NOT_FOR_MACHINES, set: Vec::new() }
+    Outgoing { url: join(origin, target.path, ""), remove: NOT_FOR_MACHINES, set: Vec::new() }
 }
 
 /// The request with a ticket in place of the browser's proof, to this one machine and no other.
 #[must_use]
 pub fn to_machine(
     config: &Config,
-    keys: &Keys,
     target: &Target<'_>,
-    access: &Access,
-    (epoch, machine): (Epoch, &Machine),
+    machine: &Machine,
+    ticket: &Proof,
     request_id: &RequestId,
-    now: UnixMillis,
 ) -> Outgoing {
-    let claims = Claims {
-        backend: Backend::Fly,
-        user: access.user().clone(),
-        generation: machine.generation,
-        epoch,
-        expires: now.floor_seconds().plus(TICKET_TTL_SECONDS),
-    };
-    let key = keys.signing.machine_key(access.user(), machine.generation);
     let origin = config.machine_origin.of(&machine.app);
     Outgoing {
         url: join(&origin, target.path, &without_credentials(target.query)),
-        remove: &NOT_FOR_MACHINES,
+        remove: NOT_FOR_MACHINES,
         set: vec![
-            (TICKET_HEADER, ticket::issue(&key, &claims)),
+            (TICKET_HEADER, ticket.0.clone()),
             ("fly-force-instance-id", machine.machine_id.as_str().to_owned()),
             (REQUEST_ID_HEADER, request_id.as_str().to_owned()),
         ],
@@ -171,6 +186,7 @@ pub fn judge(status: u16, refusal: Option<&str>, from_sidecar: bool) -> MachineA
 mod tests {
     use super::*;
     use crate::request::{Headers, UserRoute};
+    use shared::id::{Backend, Epoch};
     use shared::key::SigningKeys;
     use shared::secret::Secret;
     use shared::signed_url;
@@ -219,9 +235,11 @@ mod tests {
         let config = config();
         let keys = config.keys.as_ref().unwrap();
         let query = format!("path=%2Froot%2Fclawd&{}&x=+", signed());
-        let id: RequestId = "req-12345".parse().unwrap();
         let access = access(&config, &query, None);
-        let out = to_legacy(&config, keys, &target("/api/files/list", &query), &access, Epoch(4), &id, NOW);
+        let legacy = placement::Target { epoch: Epoch(4), place: Place::Legacy };
+        let permit = proof(keys, access.user(), &legacy, NOW);
+        assert_eq!(format!("{permit:?}"), "[proof]");
+        let out = to_legacy(&config, &target("/api/files/list", &query), &access, &permit);
         assert_eq!(out.url, format!("https://legacy.example/api/files/list?{query}"));
         let audience =
             Audience { backend: Backend::Legacy, user: Some(access.user()), generation: Generation(0) };
@@ -230,15 +248,20 @@ mod tests {
     }
 
     #[test]
+    fn lines_read_back() {
+        let set = vec![("a", "1".to_owned()), ("b", "2 3".to_owned())];
+        let outgoing = Outgoing { url: "https://x/?q".into(), remove: "c d", set };
+        assert_eq!(outgoing.to_lines(), "https://x/?q\nc d\na\n1\nb\n2 3");
+    }
+
+    #[test]
     fn a_cookie_becomes_the_signed_query_that_legacy_knows() {
         let config = config();
-        let keys = config.keys.as_ref().unwrap();
         let from_url = access(&config, &signed(), None);
         let cookie = from_url.cookie_to_set(NOW).unwrap().split(';').next().unwrap().to_owned();
         let access = access(&config, "", Some(cookie));
-        let id: RequestId = "req-12345".parse().unwrap();
         for (query, expected) in [("", signed()), ("a=1", format!("a=1&{}", signed()))] {
-            let out = to_legacy(&config, keys, &target("/ws", query), &access, Epoch(1), &id, NOW);
+            let out = to_legacy(&config, &target("/ws", query), &access, &Proof("p".into()));
             assert_eq!(out.url, format!("https://legacy.example/ws?{expected}"));
         }
     }
@@ -256,8 +279,9 @@ mod tests {
             generation: Generation(3),
         };
         let id: RequestId = "req-12345".parse().unwrap();
-        let out =
-            to_machine(&config, keys, &target("/chat", &query), &access, (Epoch(9), &machine), &id, NOW);
+        let on_fly = placement::Target { epoch: Epoch(9), place: Place::Fly(machine.clone()) };
+        let ticket = proof(keys, access.user(), &on_fly, NOW);
+        let out = to_machine(&config, &target("/chat", &query), &machine, &ticket, &id);
         assert_eq!(out.url, "https://automna-u-1.fly.dev/chat?session=agent%3Amain&b=+");
         assert_eq!(header(&out, "fly-force-instance-id"), "e286");
         let key = keys.signing.machine_key(access.user(), Generation(3));
@@ -266,7 +290,7 @@ mod tests {
         let claims = ticket::verify(&key, header(&out, TICKET_HEADER), audience, NOW).unwrap();
         assert_eq!((claims.epoch, claims.expires), (Epoch(9), NOW.floor_seconds().plus(60)));
         for secret in ["cookie", "authorization", "referer", "x-forwarded-for", PERMIT_HEADER] {
-            assert!(out.remove.contains(&secret), "{secret}");
+            assert!(out.remove.split(' ').any(|name| name == secret), "{secret}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use shared::id::UserId;
 use shared::time::UnixMillis;
 
+use crate::forward::Proof;
 use crate::placement::{Grant, Machine, Place, Target};
 
 /// For how long an object stands by its answer.
@@ -27,6 +28,8 @@ pub struct Lease {
     pub asked: UnixMillis,
     /// The policy that the question spoke for. Another policy has to ask anew.
     pub policy_version: u64,
+    /// What the back end is shown.
+    pub proof: Proof,
 }
 
 impl Lease {
@@ -112,12 +115,18 @@ pub fn decode(text: &str) -> Option<Grant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Keys;
     use proptest::prelude::*;
     use shared::id::{Epoch, Generation};
+    use shared::key::SigningKeys;
+    use shared::secret::Secret;
 
     fn lease(epoch: u64, asked: u64) -> Lease {
         let target = Target { epoch: Epoch(epoch), place: Place::Legacy };
-        Lease { target, asked: UnixMillis(asked), policy_version: 1 }
+        let signing = SigningKeys::new(Secret::new("s").unwrap(), None);
+        let keys = Keys { permit: signing.permit_key(), signing };
+        let proof = crate::forward::proof(&keys, &user(1), &target, UnixMillis(asked));
+        Lease { target, asked: UnixMillis(asked), policy_version: 1, proof }
     }
 
     fn user(n: usize) -> UserId {

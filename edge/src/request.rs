@@ -41,6 +41,27 @@ impl<'a> Target<'a> {
     }
 }
 
+/// What is looked at in every request, as `describe` in `js/calls.js` writes it: method, URL, `origin` and
+/// `accept`, a line each. An empty header counts as an absent one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Description<'a> {
+    pub target: Target<'a>,
+    pub origin: Option<&'a str>,
+    pub accept: Option<&'a str>,
+}
+
+impl<'a> Description<'a> {
+    /// Reads the lines.
+    #[must_use]
+    pub fn parse(lines: &'a str) -> Self {
+        let mut lines = lines.split('\n');
+        let method = lines.next().unwrap_or_default();
+        let url = lines.next().unwrap_or_default();
+        let mut header = || lines.next().filter(|value| !value.is_empty());
+        Self { target: Target::parse(method, url), origin: header(), accept: header() }
+    }
+}
+
 /// The edge's routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -189,6 +210,15 @@ mod tests {
         for (url, (origin, path, query)) in rows {
             assert_eq!(Target::parse("GET", url), Target { method: "GET", origin, path, query }, "{url}");
         }
+    }
+
+    #[test]
+    fn descriptions_are_read() {
+        let read = Description::parse("POST\nhttps://e/a?b\nhttps://o\ntext/html");
+        assert_eq!(read.target, Target { method: "POST", origin: "https://e", path: "/a", query: "b" });
+        assert_eq!((read.origin, read.accept), (Some("https://o"), Some("text/html")));
+        let bare = Description::parse("GET\nhttps://e/\n\n");
+        assert_eq!((bare.origin, bare.accept), (None, None));
     }
 
     fn route(method: &str, path: &str) -> Route {

@@ -188,12 +188,10 @@ impl System {
     }
 
     async fn attach_machine(&self, app: &AppName) -> Result<()> {
-        let url = format!("{}/_ops/api/users/{}/machine", self.edge.url(), self.user);
-        let body = serde_json::json!({"app": app, "machineId": self.machine.id, "generation": GENERATION});
-        post(&self.http, &url, self.secrets.admin.expose(), &body)
-            .await
-            .context("cannot record the machine")
-            .map(|_| ())
+        let path = format!("users/{}/machine", self.user);
+        let machine = serde_json::json!({"app": app, "machineId": self.machine.id, "generation": GENERATION});
+        let recorded = ops(&self.http, self.edge.url(), self.secrets.admin.expose(), &path, &machine).await;
+        recorded.context("cannot record the machine").map(|_| ())
     }
 
     /// Ends everything, the edge first, so that nothing is asked of a part that is gone.
@@ -333,15 +331,21 @@ pub async fn change_policy(
     bearer: &str,
     change: &serde_json::Value,
 ) -> Result<serde_json::Value> {
-    post(http, &format!("{edge}/_ops/api/policy"), bearer, change).await
+    ops(http, edge, bearer, "policy", change).await
 }
 
-async fn post(
+/// Asks the operator's API of the edge at `edge`.
+///
+/// # Errors
+/// When it cannot be reached or refuses, with its words.
+pub async fn ops(
     http: &reqwest::Client,
-    url: &str,
+    edge: &str,
     bearer: &str,
+    path: &str,
     body: &serde_json::Value,
 ) -> Result<serde_json::Value> {
+    let url = format!("{edge}/_ops/api/{path}");
     let answer =
         http.post(url).bearer_auth(bearer).json(body).send().await.context("the edge does not answer")?;
     let status = answer.status();

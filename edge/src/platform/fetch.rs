@@ -1,10 +1,13 @@
 //! The Worker's handler: one request, from the route table to the answer.
 
+use std::cell::OnceCell;
+
 use shared::id::RequestId;
 use shared::time::UnixMillis;
 use shared::wire::{REFUSAL_HEADER, SIDECAR_HEADER};
+use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen::{JsCast, JsValue};
-use web_sys::{Request, RequestInit, Response};
+use web_sys::{Request, Response};
 use worker::js_sys::futures::JsFuture;
 use worker::{Context, Env, console_error, event};
 
@@ -15,7 +18,7 @@ use crate::error::EdgeError;
 use crate::forward::{self, MachineAnswer, Outgoing};
 use crate::lease::Lease;
 use crate::placement::Place;
-use crate::request::{Headers, Route, Target, UserRoute};
+use crate::request::{Description, Headers, Route, Target, UserRoute};
 
 use super::{answer, env, isolate, js, ops};
 
@@ -26,11 +29,13 @@ const MAX_ATTEMPTS: u32 = 2;
 pub(super) struct Exchange<'a> {
     pub(super) request: &'a Request,
     pub(super) target: Target<'a>,
+    /// The headers of these names.
+    origin: Option<&'a str>,
+    accept: Option<&'a str>,
     pub(super) env: &'a Env,
-    pub(super) ctx: &'a Context,
     pub(super) config: &'a Config,
-    pub(super) id: RequestId,
-    pub(super) now: UnixMillis,
+    id: OnceCell<RequestId>,
+    now: UnixMillis,
 }
 
 struct RequestHeaders<'a>(&'a Request);
@@ -67,18 +72,10 @@ impl From<worker::Error> for Failure {
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Response> {
-    let (method, url) = (request.method(), request.url());
+    let description = js::describe(&request);
     let config = isolate::config(&env);
-    let exchange = Exchange {
-        request: &request,
-        target: Target::parse(&method, &url),
-        env: &env,
-        ctx: &ctx,
-        config: &config,
-        id: env::request_id(),
-        now: env::now(),
-    };
-    let error = match dispatch(&exchange).await {
+    let exchange = Exchange::new(&request, &description, &env, &config);
+    let error = match dispatch(&exchange, &ctx).await {
         Ok(response) => return Ok(response),
         Err(Failure::Edge(error)) => error,
         Err(Failure::Runtime(error)) => {
@@ -87,19 +84,32 @@ async fn fetch(request: Request, env: Env, ctx: Context) -> worker::Result<Respo
                 error.as_string().or_else(|| error.dyn_ref::<js_sys::Error>().map(|e| e.message().into()));
             console_error!(
                 "{}",
-                serde_json::json!({"event": "runtime_error", "requestId": exchange.id.as_str(), "error": text})
+                serde_json::json!({"event": "runtime_error", "requestId": exchange.id().as_str(), "error": text})
             );
             EdgeError::Internal
         }
     };
-    let response = answer::error(&error, &exchange.id)?;
+    let response = answer::error(&error, exchange.id())?;
     if !matches!(Route::of(&exchange.target), Route::Ops(_)) {
         exchange.add_cors(&response)?;
     }
     Ok(response)
 }
 
-async fn dispatch(exchange: &Exchange<'_>) -> Result<Response, Failure> {
+/// The short way: the answer, or the promise of one, for a request that needs nothing from Rust on its way back
+/// and nothing to be asked first. That is most of them, and a future in WASM costs as much as all the rest of
+/// them. `undefined` sends the request the long way, [`fetch`], which also has an answer to every failure; so
+/// does a promise that fails.
+#[wasm_bindgen(js_name = atOnce)]
+#[expect(unreachable_pub, reason = "exports have to be public; who calls them is JavaScript")]
+pub fn at_once(request: &Request, env: &JsValue) -> JsValue {
+    let env: &Env = env.unchecked_ref();
+    let description = js::describe(request);
+    let config = isolate::config(env);
+    Exchange::new(request, &description, env, &config).at_once().unwrap_or(JsValue::UNDEFINED)
+}
+
+async fn dispatch(exchange: &Exchange<'_>, ctx: &Context) -> Result<Response, Failure> {
     match Route::of(&exchange.target) {
         Route::Preflight => exchange.preflight(),
         Route::Health => exchange.health(),
@@ -107,14 +117,50 @@ async fn dispatch(exchange: &Exchange<'_>) -> Result<Response, Failure> {
         Route::Ops(path) => ops::handle(exchange, &path).await,
         Route::LegacyAsset => exchange.legacy_asset().await,
         Route::Closed => Err(EdgeError::NotFound.into()),
-        Route::User(route) => exchange.user(route).await,
+        Route::User(route) => exchange.user(route, ctx).await,
     }
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    fn new(request: &'a Request, description: &'a str, env: &'a Env, config: &'a Config) -> Self {
+        let Description { target, origin, accept } = Description::parse(description);
+        Self { request, target, origin, accept, env, config, id: OnceCell::new(), now: env::now() }
+    }
+
+    /// The request's name, made when first asked for: most requests are never named.
+    fn id(&self) -> &RequestId {
+        self.id.get_or_init(env::request_id)
+    }
+
+    fn at_once(&self) -> Option<JsValue> {
+        if self.origin.is_some() || self.accepts_pages() || !self.target.is_safe() {
+            return None;
+        }
+        match Route::of(&self.target) {
+            Route::Session => {
+                self.authenticate(UserRoute::Other).ok()?;
+                answer::empty(204).ok().map(JsValue::from)
+            }
+            Route::User(route) => {
+                let access = self.authenticate(route).ok()?;
+                let lease = isolate::lease_at_hand(self.env, access.user(), self.now)?;
+                match &lease.target.place {
+                    Place::Legacy => {
+                        let outgoing = forward::to_legacy(self.config, &self.target, &access, &lease.proof);
+                        let through = self.legacy()?;
+                        js::send(&through, self.request, &outgoing.to_lines()).ok().map(JsValue::from)
+                    }
+                    // A machine's answer is judged before it is passed on.
+                    Place::Fly(_) => None,
+                }
+            }
+            Route::Preflight | Route::Health | Route::Ops(_) | Route::LegacyAsset | Route::Closed => None,
+        }
+    }
+
     fn preflight(&self) -> Result<Response, Failure> {
         let response = answer::empty(204)?;
-        for (name, value) in cors::preflight(self.config, self.header("origin").as_deref()) {
+        for (name, value) in cors::preflight(self.config, self.origin) {
             response.headers().set(name, &value)?;
         }
         Ok(response)
@@ -154,27 +200,18 @@ impl Exchange<'_> {
     }
 
     /// A user's own request: authenticate, place, forward.
-    async fn user(&self, route: UserRoute) -> Result<Response, Failure> {
+    async fn user(&self, route: UserRoute, ctx: &Context) -> Result<Response, Failure> {
         let access = self.authenticate(route)?;
-        let keys = self.keys()?;
-        isolate::freshen_policy(self.env, self.ctx, self.now).await;
+        isolate::freshen_policy(self.env, ctx, self.now).await;
         let mut attempts = 0;
         loop {
             attempts += 1;
             let lease = isolate::lease(self.env, access.user(), env::now()).await?;
             let response = match &lease.target.place {
-                Place::Legacy => self.via_legacy(keys, &access, &lease).await?,
+                Place::Legacy => self.via_legacy(&access, &lease).await?,
                 Place::Fly(machine) => {
-                    let epoch = lease.target.epoch;
-                    let outgoing = forward::to_machine(
-                        self.config,
-                        keys,
-                        &self.target,
-                        &access,
-                        (epoch, machine),
-                        &self.id,
-                        env::now(),
-                    );
+                    let outgoing =
+                        forward::to_machine(self.config, &self.target, machine, &lease.proof, self.id());
                     let response = self.send(&js::network(), &outgoing, "machine").await?;
                     let headers = response.headers();
                     let refusal = headers.get(REFUSAL_HEADER)?;
@@ -199,10 +236,9 @@ impl Exchange<'_> {
         }
     }
 
-    async fn via_legacy(&self, keys: &Keys, access: &Access, lease: &Lease) -> Result<Response, Failure> {
+    async fn via_legacy(&self, access: &Access, lease: &Lease) -> Result<Response, Failure> {
         let epoch = lease.target.epoch;
-        let outgoing =
-            forward::to_legacy(self.config, keys, &self.target, access, epoch, &self.id, env::now());
+        let outgoing = forward::to_legacy(self.config, &self.target, access, &lease.proof);
         let response = self.send_to_legacy(&outgoing).await?;
         // An acknowledgement is looked at a second time on its way back: if its lease is over and the user
         // has moved, nobody knows whether the write is part of what moved.
@@ -216,13 +252,13 @@ impl Exchange<'_> {
     }
 
     async fn send_to_legacy(&self, outgoing: &Outgoing) -> Result<Response, Failure> {
-        match js::service(self.env, "LEGACY") {
-            Some(service) => self.send(&service, outgoing, "sandbox").await,
-            None if self.config.legacy_origin.is_some() => {
-                self.send(&js::network(), outgoing, "sandbox").await
-            }
-            None => Err(EdgeError::NotConfigured { missing: "LEGACY_ORIGIN" }.into()),
-        }
+        let through = self.legacy().ok_or(EdgeError::NotConfigured { missing: "LEGACY_ORIGIN" })?;
+        self.send(&through, outgoing, "sandbox").await
+    }
+
+    /// The way to the legacy Worker: its service binding, or the network if there is an origin.
+    fn legacy(&self) -> Option<js::Fetcher> {
+        js::service(self.env, "LEGACY").or_else(|| self.config.legacy_origin.as_ref().map(|_| js::network()))
     }
 
     /// Sends the request on, body and upgrade included, without looking at either.
@@ -232,17 +268,8 @@ impl Exchange<'_> {
         outgoing: &Outgoing,
         backend: &'static str,
     ) -> Result<Response, Failure> {
-        // A `Request` as the init of another keeps method, headers, body stream, upgrade and manual redirects.
-        let init = self.request.unchecked_ref::<RequestInit>();
-        let request = Request::new_with_str_and_init(&outgoing.url, init)?;
-        let headers = request.headers();
-        for name in outgoing.remove {
-            headers.delete(name)?;
-        }
-        for (name, value) in &outgoing.set {
-            headers.set(name, value)?;
-        }
-        match JsFuture::from(through.fetch(&request)).await {
+        let sent = js::send(through, self.request, &outgoing.to_lines())?;
+        match JsFuture::from(sent).await {
             Ok(response) => Ok(response.unchecked_into()),
             Err(_) => Err(EdgeError::BackendUnavailable { backend }.into()),
         }
@@ -254,8 +281,7 @@ impl Exchange<'_> {
             return Ok(response);
         }
         let cookie = if self.is_page_load(&response)? { access.cookie_to_set(self.now) } else { None };
-        let origin = self.header("origin");
-        if cookie.is_none() && origin.is_none() {
+        if cookie.is_none() && self.origin.is_none() {
             return Ok(response);
         }
         let response = answer::reopened(&response)?;
@@ -266,29 +292,23 @@ impl Exchange<'_> {
             headers.set("cache-control", "no-store")?;
             headers.set("referrer-policy", "no-referrer")?;
         }
-        if let Some(origin) = origin {
-            self.add_cors_for(&response, &origin)?;
-        }
+        self.add_cors(&response)?;
         Ok(response)
     }
 
     /// Whether a browser has just loaded a page by this request.
     fn is_page_load(&self, response: &Response) -> Result<bool, JsValue> {
-        let navigates = self.target.method == "GET"
-            && !self.target.query.is_empty()
-            && self.header("accept").is_some_and(|accept| accept.contains("text/html"));
+        let navigates = self.target.method == "GET" && !self.target.query.is_empty() && self.accepts_pages();
         Ok(navigates
             && response.headers().get("content-type")?.is_some_and(|kind| kind.starts_with("text/html")))
     }
 
-    fn add_cors(&self, response: &Response) -> Result<(), JsValue> {
-        match self.header("origin") {
-            Some(origin) => self.add_cors_for(response, &origin),
-            None => Ok(()),
-        }
+    fn accepts_pages(&self) -> bool {
+        self.accept.is_some_and(|accept| accept.contains("text/html"))
     }
 
-    fn add_cors_for(&self, response: &Response, origin: &str) -> Result<(), JsValue> {
+    fn add_cors(&self, response: &Response) -> Result<(), JsValue> {
+        let Some(origin) = self.origin else { return Ok(()) };
         let headers = response.headers();
         for name in ["access-control-allow-origin", "access-control-allow-credentials"] {
             headers.delete(name)?;

@@ -12,6 +12,7 @@ use worker::{Context, Delay, Env, console_error};
 
 use crate::config::Config;
 use crate::error::EdgeError;
+use crate::forward;
 use crate::lease::{self, Lease, Leases};
 use crate::placement::{Ask, Grant, Target};
 use crate::policy::{Freshness, Held, Policy, REFRESH_WAIT_MS, Why};
@@ -103,6 +104,16 @@ async fn fetch_policy(env: &Env) -> worker::Result<Policy> {
     response.json().await
 }
 
+/// A lease to route `user` by, if nothing has to be asked or refreshed before it may be used.
+pub(super) fn lease_at_hand(env: &Env, user: &UserId, now: UnixMillis) -> Option<Lease> {
+    with(env, |isolate| {
+        if isolate.policy.freshness(now) != Freshness::Fresh {
+            return None;
+        }
+        isolate.leases.get(user, isolate.policy.policy().version, now).cloned()
+    })
+}
+
 /// A lease to route `user` by: one that holds, or a new one.
 pub(super) async fn lease(env: &Env, user: &UserId, now: UnixMillis) -> Result<Lease, EdgeError> {
     let held = with(env, |isolate| {
@@ -147,8 +158,11 @@ pub(super) async fn ask(env: &Env, user: &UserId, asked: UnixMillis) -> Result<O
         }
     };
     let Grant::Lease(target) = grant else { return Ok(None) };
-    let lease = Lease { target, asked, policy_version: question.policy_version };
     let now = env::now();
+    let config = config(env);
+    let keys = config.keys.as_ref().ok_or(EdgeError::NotConfigured { missing: "MOLTBOT_SIGNING_SECRET" })?;
+    let proof = forward::proof(keys, user, &target, now);
+    let lease = Lease { target, asked, policy_version: question.policy_version, proof };
     with(env, |isolate| isolate.leases.put(user.clone(), lease.clone(), now));
     Ok(Some(lease))
 }

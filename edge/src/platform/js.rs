@@ -14,9 +14,20 @@ extern "C" {
 
     /// Whatever has `fetch(request)`: a service binding, or the global scope.
     pub(super) type Fetcher;
+}
 
-    #[wasm_bindgen(method)]
-    pub(super) fn fetch(this: &Fetcher, request: &web_sys::Request) -> Promise;
+#[wasm_bindgen(module = "/js/calls.js")]
+extern "C" {
+    /// Method, URL, `origin` and `accept`, a line each; an absent header is an empty line.
+    pub(super) fn describe(request: &web_sys::Request) -> String;
+
+    /// Sends a request on, changed as [`Outgoing::to_lines`](crate::forward::Outgoing::to_lines) says.
+    #[wasm_bindgen(catch)]
+    pub(super) fn send(
+        through: &Fetcher,
+        request: &web_sys::Request,
+        changes: &str,
+    ) -> Result<Promise, JsValue>;
 }
 
 /// Runs `body` so that all its statements hold, or none: an `Err`, and a panic too, undoes them. Without it a

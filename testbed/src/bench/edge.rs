@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use shared::id::UserId;
 use shared::secret::Secret;
+use shared::wire::SIDECAR_HEADER;
 use tokio::time::{Instant, sleep};
 
 use super::spread::Spread;
 use super::{cpu, wrk};
 use crate::edge_build;
 use crate::forward::{Server, text};
-use crate::system::sign;
+use crate::system::{change_policy, ops, sign};
 use crate::tools::{Tools, progress, run};
 use crate::workerd::{Edge, EdgeSpec};
 
@@ -34,7 +34,7 @@ const SECRET: &str = "benchmark-secret";
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Two scenarios, with their CPU per request.
+    /// The scenarios, with their CPU per request.
     pub scenarios: Vec<Scenario>,
     /// Bytes of `index_bg.wasm`, as built and after `gzip -9`; and of the peer's bundle.
     pub wasm_bytes: u64,
@@ -63,12 +63,17 @@ pub struct Scenario {
 pub async fn run_all(tools: &Tools, dir: &Path, rounds: usize) -> Result<Report> {
     let peer_module = bundle_peer(tools, dir)?;
     let upstream = Server::start(0, |_, _| async {
-        text(hyper::StatusCode::OK, "a small answer, as of a status route")
+        let mut answer = text(hyper::StatusCode::OK, "a small answer, as of a status route");
+        answer.headers_mut().insert(SIDECAR_HEADER, hyper::header::HeaderValue::from_static("bench"));
+        answer
     })
     .await?;
     let vars = BTreeMap::from([
         ("MOLTBOT_SIGNING_SECRET".to_owned(), SECRET.to_owned()),
+        ("ADMIN_BEARER".to_owned(), SECRET.to_owned()),
+        ("DIRECT_FLIPS".to_owned(), "allow".to_owned()),
         ("LEGACY_ORIGIN".to_owned(), upstream.url()),
+        ("MACHINE_ORIGIN".to_owned(), upstream.url()),
     ]);
     let spec = |name: &str, instead: Option<PathBuf>| EdgeSpec {
         dir: dir.join(name),
@@ -77,8 +82,9 @@ pub async fn run_all(tools: &Tools, dir: &Path, rounds: usize) -> Result<Report>
         faults: false,
         instead,
     };
-    let user: UserId = "user_bench".parse()?;
-    let query = sign(&Secret::new(SECRET).context("no secret")?, &user, 3600);
+    let secret = Secret::new(SECRET).context("no secret")?;
+    let signed = |user: &str| anyhow::Ok(sign(&secret, &user.parse()?, 3600));
+    let query = signed("user_bench")?;
 
     let mut starts = (Vec::new(), Vec::new());
     for round in 1..=rounds {
@@ -89,10 +95,14 @@ pub async fn run_all(tools: &Tools, dir: &Path, rounds: usize) -> Result<Report>
 
     let edge = Edge::start(tools, spec("edge", None)).await?;
     let peer = Edge::start(tools, spec("peer", Some(peer_module.clone()))).await?;
+    put_on_machine(&edge, "user_on_fly").await?;
     let mut scenarios = Vec::new();
-    for (name, path) in
-        [("204 after verification", "/_edge/session"), ("verified small GET, proxied", "/small")]
-    {
+    for (name, path, user) in [
+        ("204 after verification", "/_edge/session", "user_bench"),
+        ("verified small GET, proxied", "/small", "user_bench"),
+        ("the same, with a ticket", "/small", "user_on_fly"),
+    ] {
+        let query = signed(user)?;
         let url = |base: &Edge| format!("{}{path}?{query}", base.url());
         let (mut edge_us, mut peer_us, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         // One pair is not counted: it compiles and fills caches.
@@ -159,6 +169,16 @@ impl Report {
         lines.push("median (min to max)".to_owned());
         lines.join("\n")
     }
+}
+
+/// Sends `user` to the machine, for which the upstream stands, in the edge; the peer knows one way only.
+async fn put_on_machine(edge: &Edge, user: &str) -> Result<()> {
+    let http = reqwest::Client::new();
+    let machine = serde_json::json!({"app": "bench", "machineId": "bench", "generation": 1});
+    ops(&http, edge.url(), SECRET, &format!("users/{user}/machine"), &machine).await?;
+    let pin = serde_json::json!({"pins": {user: "fly"}});
+    change_policy(&http, edge.url(), SECRET, &pin).await?;
+    Ok(())
 }
 
 async fn us_per_request(tools: &Tools, edge: &Edge, url: &str) -> Result<f64> {

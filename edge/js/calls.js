@@ -1,0 +1,20 @@
+// The Worker's calls out of WASM on every request, each of which would otherwise be several: passing a string
+// over the border costs more than anything that is done with it (BENCHMARKS.md). Nothing is decided here.
+
+/** What is looked at in every request, a line each. Neither a URL nor a header can hold a line break. */
+export const describe = (request) => {
+  const { method, url, headers } = request;
+  return `${method}\n${url}\n${headers.get("origin") ?? ""}\n${headers.get("accept") ?? ""}`;
+};
+
+/** Sends `request` on through `fetcher`. Lines of `changes`: the new URL, names to remove (separated by spaces),
+ * then name and value of each header to set, in turn. */
+export const send = (fetcher, request, changes) => {
+  const [url, remove, ...set] = changes.split("\n");
+  // A request as the init of another keeps method, headers, body stream, upgrade and manual redirects.
+  const outgoing = new Request(url, request);
+  const { headers } = outgoing;
+  if (remove !== "") for (const name of remove.split(" ")) headers.delete(name);
+  for (let i = 0; i < set.length; i += 2) headers.set(set[i], set[i + 1]);
+  return fetcher.fetch(outgoing);
+};
