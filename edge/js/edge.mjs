@@ -11,7 +11,7 @@ const call = (request, env, ctx) => {
   const long = () => theLongWay.call({ env, ctx }, request);
   const answer = atOnce(request, env);
   if (answer === undefined) return long();
-  // A back end that could not be reached: the long way tries once more, and says so.
+  // A back end that could not be reached, or a machine that refused: the long way asks again, and says so.
   return answer instanceof Promise ? answer.catch(long) : answer;
 };
 

@@ -144,15 +144,18 @@ impl<'a> Exchange<'a> {
             Route::User(route) => {
                 let access = self.authenticate(route).ok()?;
                 let lease = isolate::lease_at_hand(self.env, access.user(), self.now)?;
-                match &lease.target.place {
+                let sent = match &lease.target.place {
                     Place::Legacy => {
                         let outgoing = forward::to_legacy(self.config, &self.target, &access, &lease.proof);
-                        let through = self.legacy()?;
-                        js::send(&through, self.request, &outgoing.to_lines()).ok().map(JsValue::from)
+                        js::send(&self.legacy()?, self.request, &outgoing.to_lines())
                     }
-                    // A machine's answer is judged before it is passed on.
-                    Place::Fly(_) => None,
-                }
+                    Place::Fly(machine) => {
+                        let outgoing =
+                            forward::to_machine(self.config, &self.target, machine, &lease.proof, self.id());
+                        js::send_to_machine(&js::network(), self.request, &outgoing.to_lines())
+                    }
+                };
+                sent.ok().map(JsValue::from)
             }
             Route::Preflight | Route::Health | Route::Ops(_) | Route::LegacyAsset | Route::Closed => None,
         }

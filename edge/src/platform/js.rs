@@ -1,9 +1,10 @@
 //! Parts of the platform that the `worker` crate does not wrap.
 
 use js_sys::{Function, Promise};
+use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::{Env, State};
+use worker::{Env, SqlStorageValue, State};
 
 #[wasm_bindgen]
 extern "C" {
@@ -28,6 +29,14 @@ extern "C" {
         request: &web_sys::Request,
         changes: &str,
     ) -> Result<Promise, JsValue>;
+
+    /// The same, to a machine; the promise fails unless the answer is the sidecar's own and no refusal.
+    #[wasm_bindgen(catch, js_name = sendToMachine)]
+    pub(super) fn send_to_machine(
+        through: &Fetcher,
+        request: &web_sys::Request,
+        changes: &str,
+    ) -> Result<Promise, JsValue>;
 }
 
 /// Runs `body` so that all its statements hold, or none: an `Err`, and a panic too, undoes them. Without it a
@@ -43,6 +52,18 @@ pub(super) fn in_transaction(
     let storage = state.storage();
     storage.as_raw().unchecked_ref::<TransactionStorage>().transaction_sync(body.unchecked_ref())?;
     Ok(())
+}
+
+/// Whether the object's database has this table.
+pub(super) fn has_table(state: &State, name: &str) -> worker::Result<bool> {
+    #[derive(Deserialize)]
+    struct Count {
+        n: f64,
+    }
+    let statement = "SELECT COUNT(*) AS n FROM sqlite_master WHERE name = ?1";
+    let name = vec![SqlStorageValue::String(name.to_owned())];
+    let count: Count = state.storage().sql().exec(statement, name)?.one()?;
+    Ok(count.n > 0.0)
 }
 
 /// The service binding of this name, if there is one.

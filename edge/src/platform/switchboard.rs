@@ -146,16 +146,6 @@ impl Switchboard {
     }
 
     fn has_table(&self) -> Result<bool> {
-        #[derive(Deserialize)]
-        struct Count {
-            n: f64,
-        }
-        let count: Count = self
-            .state
-            .storage()
-            .sql()
-            .exec("SELECT COUNT(*) AS n FROM sqlite_master WHERE name = 'policy'", None)?
-            .one()?;
-        Ok(count.n > 0.0)
+        js::has_table(&self.state, "policy")
     }
 }

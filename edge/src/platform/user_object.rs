@@ -241,17 +241,7 @@ impl UserObject {
         if let Some(known) = self.memory.borrow().has_tables {
             return Ok(known);
         }
-        #[derive(Deserialize)]
-        struct Count {
-            n: f64,
-        }
-        let count: Count = self
-            .state
-            .storage()
-            .sql()
-            .exec("SELECT COUNT(*) AS n FROM sqlite_master WHERE name = 'placement'", None)?
-            .one()?;
-        let known = count.n > 0.0;
+        let known = js::has_table(&self.state, "placement")?;
         self.memory.borrow_mut().has_tables = Some(known);
         Ok(known)
     }
