@@ -49,5 +49,19 @@ async fn a_conversation_in_the_agents_own_page_on_each_back_end() {
         }
     }
     assert!(system.legacy.stats().by_path.keys().any(|path| path == "/"), "{:?}", system.legacy.stats());
+    let signature = system.signed_url(&system.user).rsplit_once("sig=").unwrap().1.to_owned();
+    let secrets = [system.secrets.signing.expose().to_owned(), system.secrets.admin.expose().to_owned()];
     system.stop().await.unwrap();
+    for log in ["edge/workerd.log", "machine/sidecar.log"] {
+        let text = std::fs::read_to_string(dir.path().join(log)).unwrap();
+        assert!(
+            log.contains("edge") || text.contains("GET agent 200"),
+            "the log is there and says something: {text}"
+        );
+        for hidden in
+            secrets.iter().map(String::as_str).chain([&signature, "sig=", "hello from the", "v1~fly"])
+        {
+            assert!(!text.contains(hidden), "{log} shows {hidden}");
+        }
+    }
 }
