@@ -1,0 +1,7 @@
+//! The agent's conversations, read from its transcripts without asking it.
+//!
+//! [`transcript`] reads lines, [`reader`] finds them from a file's end backwards, [`store`] knows which files
+//! make up a conversation and puts their messages into one order. Nothing here writes.
+
+pub mod reader;
+pub mod transcript;
