@@ -32,6 +32,12 @@ pub enum ApiError {
     MethodNotAllowed,
     #[error("not a WebSocket upgrade: {0}")]
     BadUpgrade(#[from] BadUpgrade),
+    #[error("the session key is not well formed")]
+    BadSessionKey,
+    #[error("the cursor is not one of ours")]
+    BadCursor,
+    #[error("the agent's sessions cannot be read: {0}")]
+    HistoryUnavailable(#[source] Arc<io::Error>),
     #[error("the agent does not answer: {0}")]
     Agent(#[source] Arc<AgentError>),
 }
@@ -106,6 +112,13 @@ impl ApiError {
             Self::BadUpgrade(bad) => Look {
                 details: Some(bad.to_string()),
                 ..look(StatusCode::BAD_REQUEST, "bad_upgrade", "Bad request")
+            },
+            Self::BadSessionKey => look(StatusCode::BAD_REQUEST, "bad_session_key", "Invalid session key"),
+            Self::BadCursor => look(StatusCode::BAD_REQUEST, "bad_cursor", "Invalid cursor"),
+            // Empty and unavailable are different answers.
+            Self::HistoryUnavailable(_) => Look {
+                header: Some((header::RETRY_AFTER, "2")),
+                ..look(StatusCode::SERVICE_UNAVAILABLE, "history_unavailable", "History unavailable")
             },
             Self::Agent(_) => Look {
                 header: Some((header::RETRY_AFTER, "1")),

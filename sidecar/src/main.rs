@@ -48,6 +48,7 @@ Settings come from the environment:
   AUTOMNA_MACHINE_KEY    the key derived from MOLTBOT_SIGNING_SECRET for this machine (required)
   AUTOMNA_GENERATION     the generation of this machine (required)
   AUTOMNA_DATA_DIR       where the volume is mounted (/data)
+  AUTOMNA_AGENT_STATE_DIR  where the agent keeps its sessions ({data}/clawdbot)
   AUTOMNA_LISTEN         the public listener (0.0.0.0:8080)
   AUTOMNA_ADMIN_LISTEN   the private listener (127.0.0.1:8081)
   AUTOMNA_AGENT_ADDR     where the agent listens (127.0.0.1:18789)

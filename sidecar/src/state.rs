@@ -1,6 +1,7 @@
 //! What every request can reach. Frozen after the start, but for the arbiter's epoch.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, Identity};
@@ -22,6 +23,8 @@ pub struct Inner {
     pub arbiter: Arbiter,
     /// Where the agent listens.
     pub agent: SocketAddr,
+    /// Where the agent keeps sessions.
+    pub agent_state_dir: PathBuf,
     /// What is done to a client's `connect`.
     pub connect: ConnectPolicy,
     /// For tasks that outlive their request.
@@ -32,10 +35,10 @@ impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
     pub fn new(config: Config, arbiter: Arbiter, stop: Stop) -> Self {
-        let Config { identity, agent, client_scopes, .. } = config;
+        let Config { identity, agent, agent_state_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
-        Self(Arc::new(Inner { identity, user_hash, arbiter, agent, connect, stop }))
+        Self(Arc::new(Inner { identity, user_hash, arbiter, agent, agent_state_dir, connect, stop }))
     }
 }
 

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// As much as is read at a time. Fifty messages are mostly in one or two of them.
+/// As much as is read of a file at a time. Fifty messages are mostly in one or two of them.
 pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// As much as is read of it at first. Often only its last message is asked for, to compare its time with others.
+pub const FIRST_CHUNK_BYTES: usize = 16 * 1024;
 
 /// The bytes that one request may read, whatever it finds: a page may stand behind any amount of tools' output,
 /// and a cursor with fewer messages is better than a slow answer.
@@ -28,19 +31,28 @@ impl ReadAt for File {
 
 /// What is left to be read for one request, over all of its files.
 #[derive(Debug)]
-pub struct Budget(u64);
+pub struct Budget {
+    left: u64,
+    whole: u64,
+}
 
 impl Budget {
     /// A budget of `bytes`.
     #[must_use]
     pub const fn new(bytes: u64) -> Self {
-        Self(bytes)
+        Self { left: bytes, whole: bytes }
     }
 
     /// How much is left.
     #[must_use]
     pub const fn left(&self) -> u64 {
-        self.0
+        self.left
+    }
+
+    /// Whether an unfinished line of `bytes` is longer than what any request is sure to have for it.
+    #[must_use]
+    pub const fn too_long(&self, bytes: u64) -> bool {
+        bytes >= self.whole / 2
     }
 }
 
@@ -73,6 +85,8 @@ pub struct Lines<R> {
     /// Whether the bytes at the end of the pending ones are no line, because no newline ends them.
     torn: bool,
     line: std::ops::Range<usize>,
+    /// How much is read next time.
+    chunk: usize,
 }
 
 impl<R: ReadAt> Lines<R> {
@@ -88,6 +102,7 @@ impl<R: ReadAt> Lines<R> {
             offset: end,
             torn: true,
             line: 0..0,
+            chunk: FIRST_CHUNK_BYTES,
         }
     }
 
@@ -101,6 +116,12 @@ impl<R: ReadAt> Lines<R> {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.offset + u64::try_from(self.pending).unwrap_or(u64::MAX)
+    }
+
+    /// How far the file has been read, be it given out or not.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.offset
     }
 
     /// Goes one line back.
@@ -132,7 +153,7 @@ impl<R: ReadAt> Lines<R> {
                     Step::Start
                 });
             }
-            if budget.0 == 0 {
+            if budget.left == 0 {
                 return Ok(Step::Spent);
             }
             self.read_more(budget)?;
@@ -151,8 +172,9 @@ impl<R: ReadAt> Lines<R> {
         if self.torn {
             self.pending = 0;
         }
-        let wanted = self.offset.min(budget.0).min(u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX));
-        let length = usize::try_from(wanted).unwrap_or(CHUNK_BYTES);
+        let wanted = self.offset.min(budget.left).min(u64::try_from(self.chunk).unwrap_or(u64::MAX));
+        let length = usize::try_from(wanted).unwrap_or(self.chunk);
+        self.chunk = CHUNK_BYTES;
         self.make_room(length);
         let target = self.first.saturating_sub(length);
         let from = self.offset - wanted;
@@ -160,7 +182,7 @@ impl<R: ReadAt> Lines<R> {
             return Err(io::Error::other("no room in the buffer"));
         };
         read_exact_at(&self.source, buffer, from)?;
-        budget.0 -= wanted;
+        budget.left -= wanted;
         self.first = target;
         self.pending += length;
         self.unsearched = length;
@@ -280,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lines_of_a_large_file_cost_one_chunk() {
+    fn the_newest_lines_of_a_large_file_cost_two_chunks() {
         let line = [vec![b'x'; 1000], b"\n".to_vec()].concat();
         let bytes = line.repeat(20_000);
         let memory = Memory(&bytes, Cell::new(0));
@@ -290,8 +312,8 @@ mod tests {
             assert_eq!(lines.step(&mut budget).unwrap(), Step::Line);
             assert_eq!(lines.line().len(), 1000);
         }
-        assert_eq!(memory.1.get(), CHUNK_BYTES as u64);
-        assert_eq!(budget.left(), MAX_SCAN_BYTES - CHUNK_BYTES as u64);
+        let read = (FIRST_CHUNK_BYTES + CHUNK_BYTES) as u64;
+        assert_eq!((memory.1.get(), budget.left()), (read, MAX_SCAN_BYTES - read));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The public port's route table. Everything in it lies behind the [`gate`].
 
 mod agent;
+mod history;
 mod keepalive;
 
 use axum::routing::get;
@@ -17,8 +18,12 @@ pub const API_PREFIXES: [&str; 2] = ["/api", "/ws/api"];
 pub fn app(state: App) -> Router {
     let mut router = Router::new();
     for prefix in API_PREFIXES {
-        router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
+        router = router
+            .route(&format!("{prefix}/keepalive"), get(keepalive::get))
+            .route(&format!("{prefix}/sessions"), get(history::sessions));
     }
+    // Two routes, not one under two names: so it is on the legacy side.
+    router = router.route("/api/history", get(history::raw)).route("/ws/api/history", get(history::shown));
     router
         .fallback(agent::dispatch)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

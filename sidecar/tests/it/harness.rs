@@ -161,6 +161,11 @@ impl Sidecar {
         self.data.path().join(".automna/epoch")
     }
 
+    /// The agent's sessions directory, which its first session would make.
+    pub(crate) fn sessions_dir(&self) -> PathBuf {
+        self.data.path().join("clawdbot/agents/main/sessions")
+    }
+
     /// A request with exactly these headers.
     pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
         send(self.public, method, target, headers).await

@@ -12,6 +12,7 @@
 mod gate;
 mod gateway;
 mod harness;
+mod history;
 mod lifecycle;
 mod page;
 mod socket;
