@@ -12,6 +12,7 @@ pub struct Config {
     pub identity: Identity,
     pub data_dir: PathBuf,
     pub agent_state_dir: PathBuf,
+    pub workspace_dir: PathBuf,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub agent: SocketAddr,
@@ -52,6 +53,10 @@ const DATA_DIR: Variable =
 const AGENT_STATE_DIR: Variable = Variable {
     name: "AUTOMNA_AGENT_STATE_DIR",
     hint: "it is the absolute path of the directory in which the agent keeps its state",
+};
+const WORKSPACE_DIR: Variable = Variable {
+    name: "AUTOMNA_WORKSPACE_DIR",
+    hint: "it is the absolute path of the directory in which the agent works",
 };
 const LISTEN: Variable =
     Variable { name: "AUTOMNA_LISTEN", hint: "it is the public listener's address, as in 0.0.0.0:8080" };
@@ -111,6 +116,12 @@ impl Config {
             return Err(AGENT_STATE_DIR.invalid());
         }
 
+        // Where the agent works, which clients see as /root/clawd.
+        let workspace_dir = get(&WORKSPACE_DIR).map_or_else(|| data_dir.join("workspace"), PathBuf::from);
+        if !workspace_dir.is_absolute() {
+            return Err(WORKSPACE_DIR.invalid());
+        }
+
         // Where the edge reaches us, through Fly's proxy.
         let listen = address(&LISTEN, get(&LISTEN), ([0, 0, 0, 0], 8080))?;
         // Where only the machine itself asks `/live` and `/ready`.
@@ -130,6 +141,7 @@ impl Config {
             identity,
             data_dir,
             agent_state_dir,
+            workspace_dir,
             listen,
             admin_listen,
             agent,
@@ -188,6 +200,7 @@ mod tests {
         assert_eq!(config.identity.generation, Generation(3));
         assert_eq!(config.data_dir, PathBuf::from("/data"));
         assert_eq!(config.agent_state_dir, PathBuf::from("/data/clawdbot"));
+        assert_eq!(config.workspace_dir, PathBuf::from("/data/workspace"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:8081");
         assert_eq!(config.agent.to_string(), "127.0.0.1:18789");
@@ -225,6 +238,7 @@ mod tests {
             ("AUTOMNA_GENERATION", "sekrit", false),
             ("AUTOMNA_DATA_DIR", "sekrit", false),
             ("AUTOMNA_AGENT_STATE_DIR", "sekrit", false),
+            ("AUTOMNA_WORKSPACE_DIR", "sekrit", false),
             ("AUTOMNA_LISTEN", "sekrit:1", false),
             ("AUTOMNA_ADMIN_LISTEN", "8081", false),
             ("AUTOMNA_AGENT_ADDR", "sekrit:18789", false),

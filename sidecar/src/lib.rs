@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent_rpc;
 pub mod auth;
 pub mod clock;
 pub mod config;
@@ -37,6 +38,7 @@ pub mod routes;
 pub mod server;
 pub mod state;
 pub mod stop;
+pub mod workspace;
 
 /// The version that every answer carries in [`shared::wire::SIDECAR_HEADER`].
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -145,6 +145,25 @@ impl Store {
         Ok(Page { entries, before })
     }
 
+    pub(super) fn dir(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.dir)
+    }
+
+    /// The names of all transcripts of `key`, a timer's jobs left out.
+    pub(super) fn transcripts(&self, key: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for Closed { name, orphan, .. } in self.files_of(key)? {
+            let job = match self.open_file(&name)? {
+                Some((file, size)) => look_at_head(&file, size)?.1,
+                None => continue,
+            };
+            if !(job && orphan) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// The transcripts of `key`, the one that was written last at the end.
     fn files_of(&self, key: &str) -> io::Result<Vec<Closed>> {
         let (mine, others): (Vec<_>, Vec<_>) =
@@ -201,6 +220,13 @@ const fn beneath() -> ResolveFlags {
 #[must_use]
 pub fn bare_key(key: &str) -> &str {
     key.strip_prefix(CANONICAL).unwrap_or(key)
+}
+
+/// The spelling under which the agent looks for everything.
+#[must_use]
+pub fn canonical_key(key: &str) -> String {
+    // A key of another agent is canonical already.
+    if key.starts_with("agent:") { key.to_owned() } else { format!("{CANONICAL}{key}") }
 }
 
 fn same_key(a: &str, b: &str) -> bool {

@@ -162,3 +162,27 @@ fn empty_and_unavailable_differ() {
     std_fs::write(state.path(STORE), "{").unwrap();
     assert!(Store::open(state.0.path()).is_err());
 }
+
+#[test]
+#[ignore = "writes a file of 1 GB"]
+fn the_newest_page_of_a_gigabyte_reads_less_than_half_a_megabyte() {
+    let state = State::new(&json!({"main": {"sessionId": "a"}}));
+    let content = "x".repeat(4000);
+    let line = json!({"timestamp": 5, "message": {"role": "user", "content": content}}).to_string() + "\n";
+    let block = line.repeat(1000);
+    let mut file = File::create(state.path("a.jsonl")).unwrap();
+    for _ in 0..(1 << 30) / block.len() + 1 {
+        io::Write::write_all(&mut file, block.as_bytes()).unwrap();
+    }
+    let mut took = Vec::new();
+    for _ in 0..200 {
+        let began = std::time::Instant::now();
+        let mut budget = Budget::new(MAX_SCAN_BYTES);
+        let page = state.store().page("main", None, 50, Roles::Talk, &mut budget).unwrap();
+        assert_eq!(page.entries.len(), 50);
+        assert!(MAX_SCAN_BYTES - budget.left() < 500_000, "{} bytes", MAX_SCAN_BYTES - budget.left());
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    println!("p50 {:?}, p99 {:?}", took[100], took[198]);
+}

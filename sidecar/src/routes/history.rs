@@ -55,13 +55,13 @@ impl Ask {
 }
 
 /// The first value of a parameter; an empty one counts as missing.
-fn param(query: &str, name: &str) -> Option<String> {
+pub(super) fn param(query: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
 }
 
 /// As legacy, but canonical keys are keys too.
-fn is_session_key(key: &str) -> bool {
+pub(super) fn is_session_key(key: &str) -> bool {
     (1..=MAX_KEY_BYTES).contains(&key.len())
         && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':'))
         && !key.contains("..")
