@@ -37,6 +37,8 @@ pub enum ApiError {
     BadUpgrade(#[from] BadUpgrade),
     #[error("the session key is not well formed")]
     BadSessionKey,
+    #[error("nothing to search for")]
+    BadSearch,
     #[error("the cursor is not one of ours")]
     BadCursor,
     #[error("the agent's sessions cannot be read: {0}")]
@@ -148,6 +150,7 @@ impl ApiError {
                 ..look(StatusCode::BAD_REQUEST, "bad_upgrade", "Bad request")
             },
             Self::BadSessionKey => look(StatusCode::BAD_REQUEST, "bad_session_key", "Invalid session key"),
+            Self::BadSearch => look(StatusCode::BAD_REQUEST, "bad_search", "Query required"),
             Self::BadCursor => look(StatusCode::BAD_REQUEST, "bad_cursor", "Invalid cursor"),
             // Empty and unavailable are different answers.
             Self::HistoryUnavailable(_) => Look {

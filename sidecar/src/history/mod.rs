@@ -7,5 +7,6 @@
 pub mod archive;
 pub mod cursor;
 pub mod reader;
+pub mod search;
 pub mod store;
 pub mod transcript;

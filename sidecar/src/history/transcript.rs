@@ -108,15 +108,7 @@ impl Message<'_> {
     /// What a person would read: the text parts, one below the other.
     #[must_use]
     pub fn text(&self) -> String {
-        let Some(content) = self.inner.content else { return String::new() };
-        match serde_json::from_str(content.get()) {
-            Ok(Value::String(text)) => text,
-            Ok(Value::Array(parts)) => {
-                let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
-                texts.collect::<Vec<_>>().join("\n")
-            }
-            Ok(_) | Err(_) => String::new(),
-        }
+        text_of(self.inner.content)
     }
 
     /// The role, as written.
@@ -150,6 +142,20 @@ pub struct Entry {
     /// The whole message, for the route that shows it so.
     #[serde(skip)]
     pub raw: Box<RawValue>,
+}
+
+/// The text of a content, be it one text or parts.
+#[must_use]
+pub fn text_of(content: Option<&RawValue>) -> String {
+    let Some(content) = content else { return String::new() };
+    match serde_json::from_str(content.get()) {
+        Ok(Value::String(text)) => text,
+        Ok(Value::Array(parts)) => {
+            let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        Ok(_) | Err(_) => String::new(),
+    }
 }
 
 /// When a line of any kind was written, the header of a transcript included.

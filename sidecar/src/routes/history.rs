@@ -19,6 +19,7 @@ use crate::auth::Authenticated;
 use crate::error::ApiError;
 use crate::history::cursor::Cursor;
 use crate::history::reader::{Budget, MAX_SCAN_BYTES};
+use crate::history::search::{self, Match};
 use crate::history::store::{Page, Store, bare_key};
 use crate::history::transcript::{Entry, Roles};
 use crate::state::App;
@@ -163,6 +164,46 @@ async fn read(app: &App, ask: Ask) -> Result<(Vec<Entry>, Rest), ApiError> {
         .map_err(std::io::Error::other)
         .flatten()
         .map_err(|error| ApiError::HistoryUnavailable(error.into()))
+}
+
+/// Longest text to search for.
+const MAX_QUERY_BYTES: usize = 256;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Found {
+    session_key: String,
+    query: String,
+    matches: Vec<Match>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_before: Option<String>,
+}
+
+/// `GET /api/history/search?q=`: newest first. Bounded in time and bytes: an answer without matches can have
+/// `nextBefore`, from where to search on.
+pub(super) async fn search(
+    State(app): State<App>,
+    _: Authenticated,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Found>, ApiError> {
+    let query = query.unwrap_or_default();
+    let ask = Ask::parse(&query, DEFAULT_LIMIT)?;
+    let words =
+        param(&query, "q").filter(|words| words.len() <= MAX_QUERY_BYTES).ok_or(ApiError::BadSearch)?;
+    let (session_key, query) = (ask.key.clone(), words.clone());
+    let state = app.agent_state_dir.clone();
+    let find = move || {
+        let Some(store) = Store::open(&state)? else { return Ok((Vec::new(), None)) };
+        let mut budget = Budget::new(MAX_SCAN_BYTES);
+        let found = search::search(&store, &ask.key, &words, ask.before, ask.limit, &mut budget)?;
+        Ok((found.matches, found.before.map(|cursor| cursor.to_text())))
+    };
+    let (matches, next_before) = tokio::task::spawn_blocking(find)
+        .await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(|error| ApiError::HistoryUnavailable(error.into()))?;
+    Ok(Json(Found { session_key, query, matches, next_before }))
 }
 
 #[derive(Serialize)]

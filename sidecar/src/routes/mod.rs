@@ -24,6 +24,7 @@ pub fn app(state: App) -> Router {
         router = router
             .route(&format!("{prefix}/keepalive"), get(keepalive::get))
             .route(&format!("{prefix}/sessions"), get(history::sessions))
+            .route(&format!("{prefix}/history/search"), get(history::search))
             .route(&format!("{prefix}/chat/send"), post(chat::send))
             .route(&format!("{prefix}/reset-workspace"), post(reset::post))
             .route(&format!("{prefix}/status"), get(status::get));

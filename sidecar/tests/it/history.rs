@@ -64,6 +64,13 @@ async fn unavailable_then_empty_then_a_conversation_in_both_shapes() {
     assert_eq!((&unknown["messages"], &unknown["error"]), (&json!([]), &json!("session not found")));
     assert_eq!(unknown["keys"], json!(["agent:main:main", "agent:main:work"]));
 
+    let found = sidecar.get("/api/history/search?q=HELL").await.json();
+    assert_eq!(found["matches"][0]["snippet"], "hello", "{found}");
+    assert_eq!(found["matches"].as_array().unwrap().len(), 1);
+    for bad in ["", "?q=", &format!("?q={}", "x".repeat(257))] {
+        sidecar.get(&format!("/api/history/search{bad}")).await.assert_error(400, "bad_search");
+    }
+
     let listed = sidecar.get("/ws/api/sessions").await.json();
     assert_eq!(
         listed["sessions"],
