@@ -1,7 +1,7 @@
 //! The sidecar: the one door of a user's machine, in front of clawdbot on loopback.
 //!
 //! ```text
-//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: keepalive
+//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [history], chat ([agent_rpc]), …
 //!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
 //! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
 //! ```
