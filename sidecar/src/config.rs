@@ -11,6 +11,8 @@ use shared::key::MachineKey;
 pub struct Config {
     pub identity: Identity,
     pub data_dir: PathBuf,
+    pub agent_state_dir: PathBuf,
+    pub workspace_dir: PathBuf,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub agent: SocketAddr,
@@ -48,6 +50,14 @@ const GENERATION: Variable = Variable {
 };
 const DATA_DIR: Variable =
     Variable { name: "AUTOMNA_DATA_DIR", hint: "it is the absolute path at which the volume is mounted" };
+const AGENT_STATE_DIR: Variable = Variable {
+    name: "AUTOMNA_AGENT_STATE_DIR",
+    hint: "it is the absolute path of the directory in which the agent keeps its state",
+};
+const WORKSPACE_DIR: Variable = Variable {
+    name: "AUTOMNA_WORKSPACE_DIR",
+    hint: "it is the absolute path of the directory in which the agent works",
+};
 const LISTEN: Variable =
     Variable { name: "AUTOMNA_LISTEN", hint: "it is the public listener's address, as in 0.0.0.0:8080" };
 const ADMIN_LISTEN: Variable = Variable {
@@ -100,6 +110,18 @@ impl Config {
             return Err(DATA_DIR.invalid());
         }
 
+        // Where the agent keeps its sessions: its CLAWDBOT_STATE_DIR.
+        let agent_state_dir = get(&AGENT_STATE_DIR).map_or_else(|| data_dir.join("clawdbot"), PathBuf::from);
+        if !agent_state_dir.is_absolute() {
+            return Err(AGENT_STATE_DIR.invalid());
+        }
+
+        // Where the agent works, which clients see as /root/clawd.
+        let workspace_dir = get(&WORKSPACE_DIR).map_or_else(|| data_dir.join("workspace"), PathBuf::from);
+        if !workspace_dir.is_absolute() {
+            return Err(WORKSPACE_DIR.invalid());
+        }
+
         // Where the edge reaches us, through Fly's proxy.
         let listen = address(&LISTEN, get(&LISTEN), ([0, 0, 0, 0], 8080))?;
         // Where only the machine itself asks `/live` and `/ready`.
@@ -115,7 +137,17 @@ impl Config {
         let log_filter = lookup("RUST_LOG");
 
         let identity = Identity { user, generation, key };
-        Ok(Self { identity, data_dir, listen, admin_listen, agent, client_scopes, log_filter })
+        Ok(Self {
+            identity,
+            data_dir,
+            agent_state_dir,
+            workspace_dir,
+            listen,
+            admin_listen,
+            agent,
+            client_scopes,
+            log_filter,
+        })
     }
 }
 
@@ -167,6 +199,8 @@ mod tests {
         assert_eq!(config.identity.user.as_str(), "user_a");
         assert_eq!(config.identity.generation, Generation(3));
         assert_eq!(config.data_dir, PathBuf::from("/data"));
+        assert_eq!(config.agent_state_dir, PathBuf::from("/data/clawdbot"));
+        assert_eq!(config.workspace_dir, PathBuf::from("/data/workspace"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:8081");
         assert_eq!(config.agent.to_string(), "127.0.0.1:18789");
@@ -203,6 +237,8 @@ mod tests {
             ("AUTOMNA_GENERATION", "4294967296", false),
             ("AUTOMNA_GENERATION", "sekrit", false),
             ("AUTOMNA_DATA_DIR", "sekrit", false),
+            ("AUTOMNA_AGENT_STATE_DIR", "sekrit", false),
+            ("AUTOMNA_WORKSPACE_DIR", "sekrit", false),
             ("AUTOMNA_LISTEN", "sekrit:1", false),
             ("AUTOMNA_ADMIN_LISTEN", "8081", false),
             ("AUTOMNA_AGENT_ADDR", "sekrit:18789", false),

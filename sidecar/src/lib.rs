@@ -1,7 +1,7 @@
 //! The sidecar: the one door of a user's machine, in front of clawdbot on loopback.
 //!
 //! ```text
-//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: keepalive
+//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [history], chat ([agent_rpc]), …
 //!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
 //! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
 //! ```
@@ -21,12 +21,14 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent_rpc;
 pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod epoch;
 pub mod error;
 pub mod gate;
+pub mod history;
 pub mod logging;
 pub mod proxy;
 pub mod random;
@@ -36,6 +38,7 @@ pub mod routes;
 pub mod server;
 pub mod state;
 pub mod stop;
+pub mod workspace;
 
 /// The version that every answer carries in [`shared::wire::SIDECAR_HEADER`].
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -48,6 +48,8 @@ Settings come from the environment:
   AUTOMNA_MACHINE_KEY    the key derived from MOLTBOT_SIGNING_SECRET for this machine (required)
   AUTOMNA_GENERATION     the generation of this machine (required)
   AUTOMNA_DATA_DIR       where the volume is mounted (/data)
+  AUTOMNA_AGENT_STATE_DIR  where the agent keeps its sessions ({data}/clawdbot)
+  AUTOMNA_WORKSPACE_DIR  where the agent works ({data}/workspace)
   AUTOMNA_LISTEN         the public listener (0.0.0.0:8080)
   AUTOMNA_ADMIN_LISTEN   the private listener (127.0.0.1:8081)
   AUTOMNA_AGENT_ADDR     where the agent listens (127.0.0.1:18789)
@@ -98,7 +100,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = routes::app(App::new(config, arbiter, stop.clone()));
+    let app = routes::app(App::new(config, arbiter, readiness.clone(), stop.clone()));
     let slots = Slots::default();
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));

@@ -73,6 +73,29 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// The same, for whoever wants to know which kind of trouble it is.
+    #[must_use]
+    pub fn look(&self) -> (Health, Answer) {
+        let seen = *self.0.borrow();
+        let answer = judge(seen, Instant::now());
+        let health = match seen {
+            Seen::Alive(_) if answer.ready => Health::Running,
+            Seen::Alive(_) => Health::NotResponding,
+            Seen::Nothing | Seen::Lost(_) => Health::NotRunning,
+        };
+        (health, answer)
+    }
+}
+
+/// How the agent is, in the legacy contract's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Running,
+    NotRunning,
+    NotResponding,
+}
+
 fn judge(seen: Seen, now: Instant) -> Answer {
     match seen {
         Seen::Nothing => Answer { ready: false, reason: "the agent has not answered yet" },

@@ -1,12 +1,14 @@
 //! What every request can reach. Frozen after the start, but for the arbiter's epoch.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
+use crate::readiness::Watch;
 use crate::stop::Stop;
 
 /// A cheap handle; clones share one state.
@@ -22,8 +24,14 @@ pub struct Inner {
     pub arbiter: Arbiter,
     /// Where the agent listens.
     pub agent: SocketAddr,
+    /// Where the agent keeps sessions.
+    pub agent_state_dir: PathBuf,
+    /// Where the agent works.
+    pub workspace_dir: PathBuf,
     /// What is done to a client's `connect`.
     pub connect: ConnectPolicy,
+    /// What is known of the agent.
+    pub readiness: Watch,
     /// For tasks that outlive their request.
     pub stop: Stop,
 }
@@ -31,11 +39,21 @@ pub struct Inner {
 impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
-    pub fn new(config: Config, arbiter: Arbiter, stop: Stop) -> Self {
-        let Config { identity, agent, client_scopes, .. } = config;
+    pub fn new(config: Config, arbiter: Arbiter, readiness: Watch, stop: Stop) -> Self {
+        let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
-        Self(Arc::new(Inner { identity, user_hash, arbiter, agent, connect, stop }))
+        Self(Arc::new(Inner {
+            identity,
+            user_hash,
+            arbiter,
+            agent,
+            agent_state_dir,
+            workspace_dir,
+            connect,
+            readiness,
+            stop,
+        }))
     }
 }
 

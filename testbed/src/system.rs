@@ -271,11 +271,13 @@ async fn start_sidecar(
     agent: &Agent,
 ) -> Result<(Process, String, String)> {
     let data = subdir(dir, "data")?;
-    let env: [(&str, OsString); 7] = [
+    let env: [(&str, OsString); 9] = [
         ("AUTOMNA_USER_ID", spec.user.as_str().into()),
         ("AUTOMNA_MACHINE_KEY", key.expose().into()),
         ("AUTOMNA_GENERATION", GENERATION.0.to_string().into()),
         ("AUTOMNA_DATA_DIR", data.into()),
+        ("AUTOMNA_AGENT_STATE_DIR", agent.state_dir().into()),
+        ("AUTOMNA_WORKSPACE_DIR", agent.workspace().into()),
         ("AUTOMNA_LISTEN", "127.0.0.1:0".into()),
         ("AUTOMNA_ADMIN_LISTEN", "127.0.0.1:0".into()),
         ("AUTOMNA_AGENT_ADDR", agent.addr().to_string().into()),

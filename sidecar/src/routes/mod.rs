@@ -1,9 +1,13 @@
 //! The public port's route table. Everything in it lies behind the [`gate`].
 
 mod agent;
+mod chat;
+mod history;
 mod keepalive;
+mod reset;
+mod status;
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, middleware};
 
 use crate::error::ApiError;
@@ -17,11 +21,19 @@ pub const API_PREFIXES: [&str; 2] = ["/api", "/ws/api"];
 pub fn app(state: App) -> Router {
     let mut router = Router::new();
     for prefix in API_PREFIXES {
-        router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
+        router = router
+            .route(&format!("{prefix}/keepalive"), get(keepalive::get))
+            .route(&format!("{prefix}/sessions"), get(history::sessions))
+            .route(&format!("{prefix}/history/search"), get(history::search))
+            .route(&format!("{prefix}/chat/send"), post(chat::send))
+            .route(&format!("{prefix}/reset-workspace"), post(reset::post))
+            .route(&format!("{prefix}/status"), get(status::get));
     }
+    // Two routes, not one under two names: so it is on the legacy side.
+    router = router.route("/api/history", get(history::raw)).route("/ws/api/history", get(history::shown));
     router
         .fallback(agent::dispatch)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .method_not_allowed_fallback(async || ApiError::WrongMethod)
         // Last, because a layer covers only what stands before it.
         .layer(middleware::from_fn_with_state(state.clone(), gate::gate))
         .with_state(state)

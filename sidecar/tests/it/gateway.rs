@@ -28,6 +28,8 @@ struct Seen {
     heads: Vec<String>,
     connects: Vec<Value>,
     closed: usize,
+    /// What the sidecar itself has called.
+    calls: Vec<Value>,
 }
 
 impl Gateway {
@@ -53,6 +55,11 @@ impl Gateway {
     /// `connect` frames of clients, as they came.
     pub(crate) fn connects(&self) -> Vec<Value> {
         self.seen.lock().unwrap().connects.clone()
+    }
+
+    /// Calls of the sidecar's own, `connect` excluded.
+    pub(crate) fn calls(&self) -> Vec<Value> {
+        self.seen.lock().unwrap().calls.clone()
     }
 
     /// How many clients' sockets have ended.
@@ -127,6 +134,21 @@ impl Gateway {
                 }
                 Message::Text(text) if text == "big" => {
                     socket.send(Message::binary(vec![7; BIG])).await.ok()?;
+                }
+                Message::Text(text) if own => {
+                    let call: Value = serde_json::from_str(&text).unwrap();
+                    let message = call["params"]["message"].as_str().unwrap_or_default().to_owned();
+                    self.seen.lock().unwrap().calls.push(call.clone());
+                    let tick = json!({ "type": "event", "event": "tick", "payload": {} });
+                    socket.send(Message::text(tick.to_string())).await.ok()?;
+                    let answer = match message.as_str() {
+                        "refuse me" => json!({ "type": "res", "id": call["id"], "ok": false,
+                            "error": { "code": "INVALID_REQUEST", "message": "no" } }),
+                        "break off" => return None,
+                        _ => json!({ "type": "res", "id": call["id"], "ok": true,
+                            "payload": { "runId": call["params"]["idempotencyKey"], "status": "started" } }),
+                    };
+                    socket.send(Message::text(answer.to_string())).await.ok()?;
                 }
                 echo @ (Message::Text(_) | Message::Binary(_)) => socket.send(echo).await.ok()?,
                 Message::Close(_) => return None,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -161,9 +161,18 @@ impl Sidecar {
         self.data.path().join(".automna/epoch")
     }
 
+    /// The agent's sessions directory, which its first session would make.
+    pub(crate) fn sessions_dir(&self) -> PathBuf {
+        self.data.path().join("clawdbot/agents/main/sessions")
+    }
+
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.data.path().join("workspace")
+    }
+
     /// A request with exactly these headers.
     pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-        send(self.public, method, target, headers).await
+        send(self.public, method, target, headers, "").await
     }
 
     /// A GET with a good ticket.
@@ -171,8 +180,15 @@ impl Sidecar {
         self.send("GET", target, &[("x-automna-ticket", &Ticket::of_epoch(1).issue())]).await
     }
 
+    /// A POST with a good ticket.
+    pub(crate) async fn post(&self, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let ticket = Ticket::of_epoch(1).issue();
+        let headers = [headers, &[("x-automna-ticket", ticket.as_str())]].concat();
+        send(self.public, "POST", target, &headers, body).await
+    }
+
     pub(crate) async fn admin(&self, target: &str) -> Answer {
-        send(self.admin, "GET", target, &[]).await
+        send(self.admin, "GET", target, &[], "").await
     }
 
     /// A WebSocket that has done nothing yet.
@@ -223,7 +239,7 @@ impl Answer {
     }
 }
 
-async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
     let (mut sender, connection) = http1::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -231,7 +247,7 @@ async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
     let response = tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().unwrap();
     let (head, body) = response.into_parts();
     Answer { head: Response::from_parts(head, ()), body: body.collect().await.unwrap().to_bytes() }

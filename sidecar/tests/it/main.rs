@@ -9,9 +9,11 @@
     reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
 )]
 
+mod chat;
 mod gate;
 mod gateway;
 mod harness;
+mod history;
 mod lifecycle;
 mod page;
 mod socket;

@@ -1,0 +1,114 @@
+//! `POST /api/chat/send`: what a page does while its WebSocket is not open.
+//!
+//! The message goes to the agent's gateway under an idempotency key: the body's, the `Idempotency-Key` header's,
+//! or a new one. Sent again under the same key, it is not said twice. A new key cannot be sent again, since the
+//! client learns it only from the answer.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use shared::time::UnixMillis;
+
+use super::history::is_session_key;
+use crate::agent_rpc::{self, Scope};
+use crate::auth::Authenticated;
+use crate::error::ApiError;
+use crate::history::store;
+use crate::state::App;
+use crate::{clock, random};
+
+/// The largest message that fits into the agent's frame, with every character escaped.
+const MAX_BODY_BYTES: usize = 6 * agent_rpc::MAX_FRAME_BYTES;
+
+/// What is read of a larger body and thrown away, so that the client comes to read why, instead of finding the
+/// connection closed while it writes. After that it is closed.
+const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
+
+/// A UUID has 36.
+const MAX_KEY_BYTES: usize = 128;
+
+const KEY_HEADER: &str = "idempotency-key";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Send {
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    session_key: Option<String>,
+    #[serde(default)]
+    idempotency_key: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Params<'a> {
+    session_key: &'a str,
+    message: &'a str,
+    idempotency_key: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Sent {
+    ok: bool,
+    /// As the client wrote it.
+    session_key: String,
+    timestamp: UnixMillis,
+    run_id: String,
+    /// The agent's word: `started`, `in_flight`, `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+}
+
+pub(super) async fn send(
+    State(app): State<App>,
+    _: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Sent>, ApiError> {
+    let body = collect(body).await?;
+    let send: Send = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
+    let message = send.message.filter(|message| !message.trim().is_empty()).ok_or(ApiError::NoMessage)?;
+    let session_key = send.session_key.filter(|key| !key.is_empty()).unwrap_or_else(|| "main".to_owned());
+    if !is_session_key(&session_key) {
+        return Err(ApiError::BadSessionKey);
+    }
+    let run_id = idempotency_key(send.idempotency_key, &headers)?;
+
+    let canonical = store::canonical_key(&session_key);
+    let params = Params { session_key: &canonical, message: &message, idempotency_key: &run_id };
+    let token = app.identity.key.gateway_token();
+    let result = agent_rpc::call(app.agent, &token, Scope::Write, "chat.send", &params).await?;
+    let status = result.get("status").and_then(|status| status.as_str()).map(ToOwned::to_owned);
+    Ok(Json(Sent { ok: true, session_key, timestamp: clock::now(), run_id, status }))
+}
+
+async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut kept, mut length) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        // Who breaks off does not read the answer either.
+        let frame = frame.map_err(|_| ApiError::BadJson)?;
+        let data = frame.data_ref().map(AsRef::as_ref).unwrap_or_default();
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY_BYTES {
+            kept.extend_from_slice(data);
+        } else if length > MAX_DRAINED_BYTES {
+            break;
+        }
+    }
+    if length > MAX_BODY_BYTES { Err(ApiError::MessageTooLarge) } else { Ok(kept) }
+}
+
+fn idempotency_key(body: Option<String>, headers: &HeaderMap) -> Result<String, ApiError> {
+    let brought = match (body, headers.get(KEY_HEADER)) {
+        (Some(key), _) => key,
+        (None, Some(value)) => value.to_str().map_err(|_| ApiError::BadIdempotencyKey)?.to_owned(),
+        (None, None) => return Ok(random::request_id().as_str().to_owned()),
+    };
+    let good = (1..=MAX_KEY_BYTES).contains(&brought.len()) && brought.bytes().all(|b| b.is_ascii_graphic());
+    if good { Ok(brought) } else { Err(ApiError::BadIdempotencyKey) }
+}
