@@ -4,23 +4,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
-use testbed::system::{System, SystemSpec};
 
-use crate::support::{sidecar, tools, user};
+use crate::support::{system, tools};
 
 #[tokio::test]
 async fn a_conversation_in_the_agents_own_page_on_each_back_end() {
     let tools = tools();
     let dir = tempfile::tempdir().unwrap();
-    let spec = SystemSpec {
-        dir: dir.path().to_owned(),
-        user: user("user_browser"),
-        sidecar: sidecar(),
-        edge_vars: Default::default(),
-        legacy_sleeps_after: None,
-        legacy_cold_start: Duration::from_secs(1),
-    };
-    let system = System::start(&tools, spec, |_| {}).await.unwrap();
+    let system = system(dir.path(), "user_browser").await;
     for (backend, message) in [("legacy", "hello from the old side"), ("fly", "hello from the new side")] {
         system.change_policy(json!({"default": backend})).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;

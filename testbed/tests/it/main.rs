@@ -12,6 +12,7 @@ mod access;
 mod browser;
 mod deploy;
 mod flips;
+mod history;
 mod memory;
 mod outages;
 mod panics;

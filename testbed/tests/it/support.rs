@@ -17,7 +17,7 @@ use shared::wire::SIDECAR_HEADER;
 use tempfile::TempDir;
 use testbed::edge_build;
 use testbed::forward::{Body, Server};
-use testbed::system::sign;
+use testbed::system::{System, SystemSpec, sign};
 use testbed::tools::Tools;
 use testbed::workerd::{Edge, EdgeSpec};
 
@@ -41,6 +41,19 @@ pub(crate) fn tools() -> Tools {
 /// The sidecar's binary, which `cargo xtask test` has built beside ours.
 pub(crate) fn sidecar() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("sidecar")
+}
+
+/// The whole system, with real agents on both sides.
+pub(crate) async fn system(dir: &Path, who: &str) -> System {
+    let spec = SystemSpec {
+        dir: dir.to_owned(),
+        user: user(who),
+        sidecar: sidecar(),
+        edge_vars: BTreeMap::new(),
+        legacy_sleeps_after: None,
+        legacy_cold_start: Duration::from_secs(1),
+    };
+    System::start(&tools(), spec, |_| {}).await.unwrap()
 }
 
 /// Waits until `condition` holds, and fails the test if it does not in time.
