@@ -27,6 +27,7 @@ pub mod config;
 pub mod epoch;
 pub mod error;
 pub mod gate;
+pub mod http_semantics;
 pub mod logging;
 pub mod proxy;
 pub mod random;
