@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use sidecar::config::Config;
 use sidecar::epoch::{Arbiter, LoadError};
+use sidecar::files::Files;
 use sidecar::server::Slots;
 use sidecar::state::App;
 use sidecar::{VERSION, admin, logging, readiness, routes, server, stop};
@@ -31,6 +32,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For fsync, later for files. They wait for the disk, not for the processor, so more than cores is right.
 const MAX_BLOCKING_THREADS: usize = 8;
+
+/// The user's files, on the volume.
+const WORKSPACE_DIR: &str = "workspace";
 
 /// sysexits.h: the command line, the data, the system, the configuration.
 const EXIT_USAGE: u8 = 64;
@@ -88,6 +92,8 @@ fn start() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), StartError> {
     let arbiter = Arbiter::load(&config.data_dir)?;
+    let files = Files::open(&config.data_dir.join(WORKSPACE_DIR))
+        .map_err(|error| StartError::System { what: "workspace", error })?;
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
 
@@ -98,7 +104,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = routes::app(App::new(config, arbiter, stop.clone()));
+    let app = routes::app(App::new(config, arbiter, files, stop.clone()));
     let slots = Slots::default();
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));

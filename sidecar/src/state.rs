@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
+use crate::files::Files;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
 use crate::stop::Stop;
@@ -20,6 +21,8 @@ pub struct Inner {
     /// The user in logs.
     pub user_hash: String,
     pub arbiter: Arbiter,
+    /// The workspace.
+    pub files: Files,
     /// Where the agent listens.
     pub agent: SocketAddr,
     /// What is done to a client's `connect`.
@@ -31,11 +34,11 @@ pub struct Inner {
 impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
-    pub fn new(config: Config, arbiter: Arbiter, stop: Stop) -> Self {
+    pub fn new(config: Config, arbiter: Arbiter, files: Files, stop: Stop) -> Self {
         let Config { identity, agent, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
-        Self(Arc::new(Inner { identity, user_hash, arbiter, agent, connect, stop }))
+        Self(Arc::new(Inner { identity, user_hash, arbiter, files, agent, connect, stop }))
     }
 }
 

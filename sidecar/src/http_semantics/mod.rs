@@ -4,7 +4,7 @@
 //! * [`conditional`]: preconditions, in the order that RFC 9110 section 13.2.2 fixes.
 //! * [`range`]: which bytes of a file a `Range` header means; [`multipart`]: how several are framed.
 //! * [`digest`]: the digests of RFC 9530.
-//! * [`disposition`]: file names in `Content-Disposition`; [`raw_path`]: file names in a request's target.
+//! * [`media_type`]: `Content-Type`; [`disposition`]: file names in `Content-Disposition`; [`raw_path`]: file names in a request's target.
 //! * [`tus`]: the headers of resumable uploads.
 //!
 //! Everything here reads what a stranger wrote. Each parser has a property test, and a fuzz target in
@@ -15,6 +15,7 @@ pub mod digest;
 pub mod disposition;
 pub mod etag;
 pub mod http_date;
+pub mod media_type;
 pub mod multipart;
 pub mod range;
 pub mod raw_path;

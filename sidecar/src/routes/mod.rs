@@ -2,8 +2,9 @@
 
 mod agent;
 mod keepalive;
+mod raw;
 
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Router, middleware};
 
 use crate::error::ApiError;
@@ -18,6 +19,7 @@ pub fn app(state: App) -> Router {
     let mut router = Router::new();
     for prefix in API_PREFIXES {
         router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
+        router = router.route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch));
     }
     router
         .fallback(agent::dispatch)

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -171,6 +171,25 @@ impl Sidecar {
         self.send("GET", target, &[("x-automna-ticket", &Ticket::of_epoch(1).issue())]).await
     }
 
+    /// A request with a good ticket, further headers and a body.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let ticket = Ticket::of_epoch(1).issue();
+        let headers: Vec<_> =
+            headers.iter().copied().chain([("x-automna-ticket", ticket.as_str())]).collect();
+        send_body(self.public, method, target, &headers, body.into()).await
+    }
+
+    /// The workspace's folder on the volume.
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.data.path().join("workspace")
+    }
+
     pub(crate) async fn admin(&self, target: &str) -> Answer {
         send(self.admin, "GET", target, &[]).await
     }
@@ -224,6 +243,16 @@ impl Answer {
 }
 
 async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    send_body(to, method, target, headers, Bytes::new()).await
+}
+
+async fn send_body(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Answer {
     let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
     let (mut sender, connection) = http1::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -231,7 +260,7 @@ async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let request = request.body(Full::new(body)).unwrap();
     let response = tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().unwrap();
     let (head, body) = response.into_parts();
     Answer { head: Response::from_parts(head, ()), body: body.collect().await.unwrap().to_bytes() }

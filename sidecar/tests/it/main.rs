@@ -14,4 +14,5 @@ mod gateway;
 mod harness;
 mod lifecycle;
 mod page;
+mod raw;
 mod socket;
