@@ -16,14 +16,17 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar::config::Config;
 use sidecar::epoch::{Arbiter, LoadError};
 use sidecar::files::Files;
+use sidecar::files::serve_tus::Uploads;
 use sidecar::server::Slots;
 use sidecar::state::App;
-use sidecar::{VERSION, admin, logging, readiness, routes, server, stop};
+use sidecar::stop::Stop;
+use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stop};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,6 +38,9 @@ const MAX_BLOCKING_THREADS: usize = 8;
 
 /// The user's files, on the volume.
 const WORKSPACE_DIR: &str = "workspace";
+
+/// They live for days, so an hour more does not matter.
+const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// sysexits.h: the command line, the data, the system, the configuration.
 const EXIT_USAGE: u8 = 64;
@@ -94,6 +100,9 @@ async fn run(config: Config) -> Result<(), StartError> {
     let arbiter = Arbiter::load(&config.data_dir)?;
     let files = Files::open(&config.data_dir.join(WORKSPACE_DIR))
         .map_err(|error| StartError::System { what: "workspace", error })?;
+    let uploads = Uploads::open(&config.data_dir, clock::now())
+        .map_err(|error| StartError::System { what: "folder of uploads", error })?;
+    let uploads = Arc::new(uploads);
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
 
@@ -104,8 +113,9 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = routes::app(App::new(config, arbiter, files, stop.clone()));
+    let app = routes::app(App::new(config, arbiter, files, uploads.clone(), stop.clone()));
     let slots = Slots::default();
+    tokio::spawn(purge(uploads, stop.clone()));
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));
 
@@ -120,6 +130,19 @@ async fn run(config: Config) -> Result<(), StartError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Removes uploads that were never finished.
+async fn purge(uploads: Arc<Uploads>, mut stop: Stop) {
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            () = tokio::time::sleep(PURGE_INTERVAL) => {}
+        }
+        let uploads = uploads.clone();
+        // A round that fails is made up for by the next one.
+        let _next = tokio::task::spawn_blocking(move || uploads.purge(clock::now(), false)).await;
+    }
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal, StartError> {

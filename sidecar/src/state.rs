@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
+use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
 use crate::stop::Stop;
@@ -23,6 +24,7 @@ pub struct Inner {
     pub arbiter: Arbiter,
     /// The workspace.
     pub files: Files,
+    pub uploads: Arc<Uploads>,
     /// Where the agent listens.
     pub agent: SocketAddr,
     /// What is done to a client's `connect`.
@@ -34,11 +36,11 @@ pub struct Inner {
 impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
-    pub fn new(config: Config, arbiter: Arbiter, files: Files, stop: Stop) -> Self {
+    pub fn new(config: Config, arbiter: Arbiter, files: Files, uploads: Arc<Uploads>, stop: Stop) -> Self {
         let Config { identity, agent, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
-        Self(Arc::new(Inner { identity, user_hash, arbiter, files, agent, connect, stop }))
+        Self(Arc::new(Inner { identity, user_hash, arbiter, files, uploads, agent, connect, stop }))
     }
 }
 

@@ -27,6 +27,7 @@ pub mod remove;
 pub mod root;
 pub mod serve;
 pub mod serve_remove;
+pub mod serve_tus;
 pub mod serve_upload;
 pub mod temp;
 pub mod walk;

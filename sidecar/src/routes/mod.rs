@@ -3,6 +3,7 @@
 mod agent;
 mod keepalive;
 mod raw;
+mod tus;
 
 use axum::routing::{any, get};
 use axum::{Router, middleware};
@@ -20,6 +21,9 @@ pub fn app(state: App) -> Router {
     for prefix in API_PREFIXES {
         router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
         router = router.route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch));
+        for route in tus::ROUTES {
+            router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
+        }
     }
     router
         .fallback(agent::dispatch)

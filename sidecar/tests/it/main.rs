@@ -16,3 +16,4 @@ mod lifecycle;
 mod page;
 mod raw;
 mod socket;
+mod tus;
