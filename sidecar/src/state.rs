@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
+use crate::files::serve_archive::MAX_ARCHIVES;
 use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
@@ -25,6 +28,8 @@ pub struct Inner {
     /// The workspace.
     pub files: Files,
     pub uploads: Arc<Uploads>,
+    /// Places for archives that are being made.
+    pub archives: Arc<Semaphore>,
     /// Where the agent listens.
     pub agent: SocketAddr,
     /// What is done to a client's `connect`.
@@ -40,7 +45,8 @@ impl App {
         let Config { identity, agent, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
-        Self(Arc::new(Inner { identity, user_hash, arbiter, files, uploads, agent, connect, stop }))
+        let archives = Arc::new(Semaphore::new(MAX_ARCHIVES));
+        Self(Arc::new(Inner { identity, user_hash, arbiter, files, uploads, archives, agent, connect, stop }))
     }
 }
 

@@ -26,6 +26,7 @@ pub mod read;
 pub mod remove;
 pub mod root;
 pub mod serve;
+pub mod serve_archive;
 pub mod serve_remove;
 pub mod serve_tus;
 pub mod serve_upload;

@@ -1,6 +1,7 @@
 //! The public port's route table. Everything in it lies behind the [`gate`].
 
 mod agent;
+mod archive;
 mod keepalive;
 mod raw;
 mod tus;
@@ -21,6 +22,7 @@ pub fn app(state: App) -> Router {
     for prefix in API_PREFIXES {
         router = router.route(&format!("{prefix}/keepalive"), get(keepalive::get));
         router = router.route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch));
+        router = router.route(&format!("{prefix}/files/archive"), get(archive::get));
         for route in tus::ROUTES {
             router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
         }

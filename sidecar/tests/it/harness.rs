@@ -116,8 +116,21 @@ impl Sidecar {
         Self::on(tempfile::tempdir().unwrap(), agent).await
     }
 
+    /// As [`Self::start`], without a line for each request: the pipe that nobody reads would be full after some
+    /// hundred, and the process would wait for it.
+    pub(crate) async fn start_quiet() -> (Self, Gateway) {
+        let gateway = Gateway::start(token()).await;
+        let data = tempfile::tempdir().unwrap();
+        let sidecar = Self::with_log(data, gateway.address, "info,sidecar::gate=off").await;
+        (sidecar, gateway)
+    }
+
     async fn on(data: TempDir, agent: SocketAddr) -> Self {
-        let mut child = command(data.path(), agent).spawn().unwrap();
+        Self::with_log(data, agent, "debug").await
+    }
+
+    async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
+        let mut child = command(data.path(), agent).env("RUST_LOG", filter).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let listening = loop {
             let line = tokio::time::timeout(LIMIT, log.next_line()).await.unwrap().unwrap();
@@ -188,6 +201,13 @@ impl Sidecar {
     /// The workspace's folder on the volume.
     pub(crate) fn workspace(&self) -> PathBuf {
         self.data.path().join("workspace")
+    }
+
+    /// Memory of the process that is in RAM now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) async fn admin(&self, target: &str) -> Answer {

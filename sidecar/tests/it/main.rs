@@ -9,11 +9,13 @@
     reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
 )]
 
+mod archive;
 mod gate;
 mod gateway;
 mod harness;
 mod lifecycle;
 mod page;
 mod raw;
+mod slow;
 mod socket;
 mod tus;
