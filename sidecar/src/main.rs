@@ -4,6 +4,7 @@
 //! 2. Logging starts, as JSON on standard output.
 //! 3. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
 //!    to serve without it could be to serve an older one.
+//!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
 //! 4. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
 //! 5. A connection to the agent is opened and kept, for `/ready`; both listeners serve.
 //! 6. SIGTERM or SIGINT: no further connection is accepted. Then, at the same time, requests under way finish,

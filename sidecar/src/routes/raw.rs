@@ -20,6 +20,7 @@ use super::API_PREFIXES;
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
+use crate::files::error::FileError;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
 use crate::files::write::{Draft, Written};
@@ -79,8 +80,7 @@ fn path(target: &str) -> Result<WorkspacePath, ApiError> {
         API_PREFIXES.iter().find_map(|prefix| target.strip_prefix(prefix)?.strip_prefix("/files/raw/"));
     let bytes = raw_path::decode(rest.ok_or(ApiError::UnknownRoute)?).map_err(HttpError::from)?;
     let text = String::from_utf8(bytes).map_err(|_| HttpError::NotUtf8)?;
-    Ok(WorkspacePath::parse(&format!("{VIRTUAL_ROOT}/{text}"))
-        .map_err(crate::files::error::FileError::from)?)
+    Ok(WorkspacePath::parse(&format!("{VIRTUAL_ROOT}/{text}")).map_err(FileError::from)?)
 }
 
 fn query(text: &str) -> (Query, bool) {
@@ -252,7 +252,15 @@ async fn put(
 
     // First before the body, which may be long and in vain; a client that waits for 100 need not send it at all.
     expectation(app, path, preconditions).await?;
-    let mut draft = Draft::at(&app.files, path, true, u64::MAX).await?;
+    let at = path.clone();
+    app.files
+        .run(move |files| match files.root.open_file(&at) {
+            Ok(_) | Err(FileError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await?;
+    // Folders that are missing are made at the commit: an upload that breaks off leaves none.
+    let mut draft = Draft::anywhere(&app.files, u64::MAX).await?;
     let mut hashers = expected.each_ref().map(|expected| Hasher::for_check(expected.as_ref()));
     let mut frames = body.into_data_stream();
     while let Some(bytes) = next_frame(&mut frames).await? {
@@ -287,7 +295,7 @@ pub(super) async fn next_frame(
     match tokio::time::timeout(SILENCE, frames.next()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-        Ok(Some(Err(_))) => Err(crate::files::error::FileError::BodyAborted.into()),
+        Ok(Some(Err(_))) => Err(FileError::BodyAborted.into()),
         Err(_elapsed) => Err(HttpError::Silent.into()),
     }
 }

@@ -285,7 +285,7 @@ async fn begin(sidecar: &Sidecar, head: &str) -> TcpStream {
 async fn an_upload_that_breaks_off_leaves_the_old_file_and_no_litter() {
     let (sidecar, _gateway) = Sidecar::start().await;
     put(&sidecar, "a", "old", &[]).await;
-    let mut upload = begin(&sidecar, "PUT /api/files/raw/a HTTP/1.1\r\ncontent-length: 1000000").await;
+    let mut upload = begin(&sidecar, "PUT /api/files/raw/new/a HTTP/1.1\r\ncontent-length: 1000000").await;
     upload.write_all(&vec![b'x'; 500_000]).await.unwrap();
     eventually("a temporary file", async || names(&sidecar).len() == 2).await;
     drop(upload);
