@@ -11,6 +11,13 @@ use shared::ticket::TicketError;
 use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
 
 use crate::agent_rpc::{MAX_FRAME_BYTES, RpcError};
+use crate::files::error::FileError;
+use crate::files::path::PathError;
+use crate::http_semantics::conditional::Malformed;
+use crate::http_semantics::digest::BadDigest;
+use crate::http_semantics::range;
+use crate::http_semantics::raw_path::BadTarget;
+use crate::http_semantics::tus::BadHeader;
 use crate::proxy::agent::AgentError;
 use crate::proxy::handshake::BadUpgrade;
 
@@ -57,8 +64,67 @@ pub enum ApiError {
     BadIdempotencyKey,
     #[error(transparent)]
     AgentCall(Arc<RpcError>),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("the agent does not answer: {0}")]
     Agent(#[source] Arc<AgentError>),
+}
+
+/// What HTTP itself has against a request for a file.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HttpError {
+    #[error("the method is not one of {0}")]
+    MethodNotAllowed(&'static str),
+    #[error(transparent)]
+    Target(#[from] BadTarget),
+    #[error("the path is not UTF-8")]
+    NotUtf8,
+    #[error(transparent)]
+    Conditional(#[from] Malformed),
+    #[error("{0} does not hold")]
+    PreconditionFailed(&'static str),
+    #[error("a precondition is required, as If-Match or If-None-Match")]
+    PreconditionRequired,
+    #[error("no range lies within the {size} bytes")]
+    RangeNotSatisfiable { size: u64 },
+    #[error("Content-Range has no meaning here")]
+    ContentRange,
+    #[error("content codings are not taken off")]
+    ContentEncoding,
+    #[error("the digest cannot be used: {0}")]
+    BadDigest(#[from] BadDigest),
+    #[error("the bytes do not have this {0} digest")]
+    DigestMismatch(&'static str),
+    #[error("nothing came for too long")]
+    Silent,
+    #[error("{header} cannot be used: {bad}")]
+    Tus { header: &'static str, bad: BadHeader },
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("this version of tus is not spoken")]
+    TusVersion,
+    #[error("the content's type is not {0}")]
+    MediaType(&'static str),
+    #[error("no such upload")]
+    NoUpload,
+    #[error("the upload is at {at}")]
+    Offset { at: u64 },
+    #[error("the upload is in use")]
+    Locked,
+    #[error("there are too many uploads")]
+    TooManyUploads,
+    #[error("the volume has no room for {0} bytes")]
+    NoRoom(u64),
+    #[error("the bytes do not have this checksum")]
+    Checksum,
+    #[error("more bytes came than the upload's length")]
+    TooLong,
+    #[error("the archive's format is none of zip, tar, tar.gz")]
+    Format,
+    #[error("too many archives are being made")]
+    Busy,
 }
 
 impl From<AgentError> for ApiError {
@@ -88,7 +154,7 @@ struct Look {
     /// The legacy contract's text where it has one.
     error: &'static str,
     details: Option<String>,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
@@ -110,7 +176,7 @@ impl ApiError {
         };
         let mut response = (status, Json(body)).into_response();
         if let Some((name, value)) = header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -128,7 +194,10 @@ impl ApiError {
             },
             // The edge refreshes its lease and routes again; a client never sees this.
             Self::StaleEpoch => Look {
-                header: Some((HeaderName::from_static(REFUSAL_HEADER), Refusal::StaleEpoch.as_str())),
+                header: Some((
+                    HeaderName::from_static(REFUSAL_HEADER),
+                    HeaderValue::from_static(Refusal::StaleEpoch.as_str()),
+                )),
                 ..look(StatusCode::CONFLICT, "stale_epoch", "Stale epoch")
             },
             Self::EpochNotStored(_) => {
@@ -142,7 +211,7 @@ impl ApiError {
             }
             // The agent's page is read-only; our own routes say what they take.
             Self::MethodNotAllowed => Look {
-                header: Some((header::ALLOW, "GET,HEAD")),
+                header: Some((header::ALLOW, HeaderValue::from_static("GET,HEAD"))),
                 ..look(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
             },
             Self::BadUpgrade(bad) => Look {
@@ -154,7 +223,7 @@ impl ApiError {
             Self::BadCursor => look(StatusCode::BAD_REQUEST, "bad_cursor", "Invalid cursor"),
             // Empty and unavailable are different answers.
             Self::HistoryUnavailable(_) => Look {
-                header: Some((header::RETRY_AFTER, "2")),
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("2"))),
                 ..look(StatusCode::SERVICE_UNAVAILABLE, "history_unavailable", "History unavailable")
             },
             Self::OtherUser => look(StatusCode::FORBIDDEN, "other_user", "Forbidden"),
@@ -179,15 +248,129 @@ impl ApiError {
                     ..look(StatusCode::GATEWAY_TIMEOUT, "agent_timeout", "The agent did not answer")
                 },
                 RpcError::Unreachable(_) | RpcError::NotConnected(_) | RpcError::TooLarge(_) => Look {
-                    header: Some((header::RETRY_AFTER, "1")),
+                    header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
                     ..look(StatusCode::SERVICE_UNAVAILABLE, "agent_unavailable", "Agent unavailable")
                 },
             },
+            Self::File(file) => file_look(file),
+            Self::Http(http) => http_look(http),
             Self::Agent(_) => Look {
-                header: Some((header::RETRY_AFTER, "1")),
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
                 ..look(StatusCode::SERVICE_UNAVAILABLE, "agent_unavailable", "Agent unavailable")
             },
         }
+    }
+}
+
+const fn plain(status: StatusCode, code: &'static str, error: &'static str) -> Look {
+    Look { status, code, error, details: None, header: None }
+}
+
+fn file_look(file: &FileError) -> Look {
+    let details = |look: Look| Look { details: Some(file.to_string()), ..look };
+    match file {
+        FileError::Path(PathError::Outside) => {
+            plain(StatusCode::BAD_REQUEST, "bad_path", "Path must be within workspace")
+        }
+        FileError::Path(PathError::Traversal) => {
+            plain(StatusCode::BAD_REQUEST, "bad_path", "Path traversal not allowed")
+        }
+        FileError::Path(_) => details(plain(StatusCode::BAD_REQUEST, "bad_path", "Bad request")),
+        FileError::Outside => details(plain(StatusCode::FORBIDDEN, "outside_workspace", "Forbidden")),
+        FileError::NotFound => plain(StatusCode::NOT_FOUND, "file_not_found", "File not found"),
+        FileError::NotAFile => details(plain(StatusCode::CONFLICT, "not_a_file", "Not a file")),
+        FileError::NotADirectory => {
+            details(plain(StatusCode::CONFLICT, "not_a_directory", "Not a directory"))
+        }
+        FileError::Exists => details(plain(StatusCode::CONFLICT, "exists", "Already exists")),
+        FileError::Protected => {
+            plain(StatusCode::FORBIDDEN, "protected_path", "Cannot delete protected path")
+        }
+        FileError::TooLarge { .. } => {
+            details(plain(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "File too large"))
+        }
+        FileError::Precondition { .. } => {
+            details(plain(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed"))
+        }
+        FileError::IntoItself => details(plain(StatusCode::BAD_REQUEST, "into_itself", "Bad request")),
+        FileError::TreeTooLarge => {
+            details(plain(StatusCode::PAYLOAD_TOO_LARGE, "tree_too_large", "Folder too large"))
+        }
+        FileError::BodyAborted => details(plain(StatusCode::BAD_REQUEST, "body_aborted", "Bad request")),
+        FileError::BadCursor => details(plain(StatusCode::BAD_REQUEST, "bad_cursor", "Bad request")),
+        FileError::Io { source, .. } => {
+            let kind = source.kind();
+            if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                plain(StatusCode::INSUFFICIENT_STORAGE, "no_space", "No space left")
+            } else if matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
+                plain(StatusCode::FORBIDDEN, "permission_denied", "Permission denied")
+            } else {
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "io", "Internal error")
+            }
+        }
+    }
+}
+
+fn http_look(http: &HttpError) -> Look {
+    let look = |status, code, error| Look { details: Some(http.to_string()), ..plain(status, code, error) };
+    let bad = |code| look(StatusCode::BAD_REQUEST, code, "Bad request");
+    match http {
+        HttpError::MethodNotAllowed(allow) => Look {
+            header: Some((header::ALLOW, HeaderValue::from_static(allow))),
+            ..look(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
+        },
+        HttpError::Target(_) | HttpError::NotUtf8 => bad("bad_path"),
+        HttpError::Conditional(_) => bad("bad_precondition"),
+        HttpError::PreconditionFailed(_) => {
+            look(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed")
+        }
+        HttpError::PreconditionRequired => {
+            look(StatusCode::PRECONDITION_REQUIRED, "precondition_required", "Precondition required")
+        }
+        HttpError::RangeNotSatisfiable { size } => Look {
+            header: range::unsatisfied(*size).map(|value| (header::CONTENT_RANGE, value)),
+            ..look(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "Range not satisfiable")
+        },
+        HttpError::ContentRange => bad("content_range"),
+        HttpError::ContentEncoding => {
+            look(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", "Unsupported content coding")
+        }
+        HttpError::BadDigest(_) => bad("bad_digest"),
+        HttpError::DigestMismatch(_) => bad("digest_mismatch"),
+        HttpError::Silent => look(StatusCode::REQUEST_TIMEOUT, "upload_silent", "Request timeout"),
+        HttpError::Tus { .. } | HttpError::Missing(_) => bad("bad_header"),
+        HttpError::TusVersion => Look {
+            header: Some((
+                HeaderName::from_static("tus-version"),
+                HeaderValue::from_static(crate::http_semantics::tus::VERSION),
+            )),
+            ..look(StatusCode::PRECONDITION_FAILED, "tus_version", "Unsupported version")
+        },
+        HttpError::MediaType(_) => {
+            look(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", "Unsupported media type")
+        }
+        HttpError::NoUpload => look(StatusCode::NOT_FOUND, "upload_not_found", "Upload not found"),
+        HttpError::Offset { at } => Look {
+            header: Some((HeaderName::from_static("upload-offset"), HeaderValue::from(*at))),
+            ..look(StatusCode::CONFLICT, "upload_offset", "Wrong offset")
+        },
+        HttpError::Locked => look(StatusCode::LOCKED, "upload_locked", "Upload in use"),
+        HttpError::TooManyUploads => {
+            look(StatusCode::TOO_MANY_REQUESTS, "too_many_uploads", "Too many uploads")
+        }
+        HttpError::NoRoom(_) => look(StatusCode::INSUFFICIENT_STORAGE, "no_space", "No space left"),
+        // tus has a status of its own for it.
+        HttpError::Checksum => look(
+            StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
+            "checksum_mismatch",
+            "Checksum mismatch",
+        ),
+        HttpError::TooLong => look(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "File too large"),
+        HttpError::Format => bad("bad_format"),
+        HttpError::Busy => Look {
+            header: Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            ..look(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy")
+        },
     }
 }
 

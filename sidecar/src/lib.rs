@@ -1,7 +1,7 @@
 //! The sidecar: the one door of a user's machine, in front of clawdbot on loopback.
 //!
 //! ```text
-//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [history], chat ([agent_rpc]), …
+//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [files], [history], chat ([agent_rpc]), …
 //!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
 //! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
 //! ```
@@ -12,7 +12,8 @@
 //!
 //! * Nothing is answered or forwarded on the public port before the ticket and its epoch have been accepted.
 //! * Decisions are functions from values to values: [`epoch::decide`], [`proxy::allow::classify`],
-//!   [`proxy::connect::edit`], the frame reader [`proxy::frame`]. The modules around them do the I/O.
+//!   [`proxy::connect::edit`], the frame reader [`proxy::frame`], all of [`http_semantics`]. The modules around
+//!   them do the I/O.
 //! * What a client sends is never logged: no query, no ticket, no frame.
 //!
 //! What it is not, on purpose: it does not start the agent, it keeps no session of its own, it verifies no
@@ -27,8 +28,10 @@ pub mod clock;
 pub mod config;
 pub mod epoch;
 pub mod error;
+pub mod files;
 pub mod gate;
 pub mod history;
+pub mod http_semantics;
 pub mod logging;
 pub mod proxy;
 pub mod random;

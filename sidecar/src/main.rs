@@ -4,6 +4,7 @@
 //! 2. Logging starts, as JSON on standard output.
 //! 3. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
 //!    to serve without it could be to serve an older one.
+//!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
 //! 4. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
 //! 5. A connection to the agent is opened and kept, for `/ready`; both listeners serve.
 //! 6. SIGTERM or SIGINT: no further connection is accepted. Then, at the same time, requests under way finish,
@@ -16,13 +17,17 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar::config::Config;
 use sidecar::epoch::{Arbiter, LoadError};
+use sidecar::files::Files;
+use sidecar::files::serve_tus::Uploads;
 use sidecar::server::Slots;
 use sidecar::state::App;
-use sidecar::{VERSION, admin, logging, readiness, routes, server, stop};
+use sidecar::stop::Stop;
+use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stop};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -31,6 +36,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For fsync, later for files. They wait for the disk, not for the processor, so more than cores is right.
 const MAX_BLOCKING_THREADS: usize = 8;
+
+/// They live for days, so an hour more does not matter.
+const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// sysexits.h: the command line, the data, the system, the configuration.
 const EXIT_USAGE: u8 = 64;
@@ -90,6 +98,11 @@ fn start() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), StartError> {
     let arbiter = Arbiter::load(&config.data_dir)?;
+    let files = Files::open(&config.workspace_dir)
+        .map_err(|error| StartError::System { what: "workspace", error })?;
+    let uploads = Uploads::open(&config.data_dir, clock::now())
+        .map_err(|error| StartError::System { what: "folder of uploads", error })?;
+    let uploads = Arc::new(uploads);
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
 
@@ -100,8 +113,10 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = routes::app(App::new(config, arbiter, readiness.clone(), stop.clone()));
+    let app = App::new(config, arbiter, files, uploads.clone(), readiness.clone(), stop.clone());
+    let app = routes::app(app);
     let slots = Slots::default();
+    tokio::spawn(purge(uploads, stop.clone()));
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));
 
@@ -116,6 +131,19 @@ async fn run(config: Config) -> Result<(), StartError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Removes uploads that were never finished.
+async fn purge(uploads: Arc<Uploads>, mut stop: Stop) {
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            () = tokio::time::sleep(PURGE_INTERVAL) => {}
+        }
+        let uploads = uploads.clone();
+        // A round that fails is made up for by the next one.
+        let _next = tokio::task::spawn_blocking(move || uploads.purge(clock::now(), false)).await;
+    }
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal, StartError> {

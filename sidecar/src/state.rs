@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
+use crate::files::Files;
+use crate::files::serve_archive::MAX_ARCHIVES;
+use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
 use crate::readiness::Watch;
@@ -22,6 +27,11 @@ pub struct Inner {
     /// The user in logs.
     pub user_hash: String,
     pub arbiter: Arbiter,
+    /// The workspace.
+    pub files: Files,
+    pub uploads: Arc<Uploads>,
+    /// Places for archives that are being made.
+    pub archives: Arc<Semaphore>,
     /// Where the agent listens.
     pub agent: SocketAddr,
     /// Where the agent keeps sessions.
@@ -39,14 +49,25 @@ pub struct Inner {
 impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
-    pub fn new(config: Config, arbiter: Arbiter, readiness: Watch, stop: Stop) -> Self {
+    pub fn new(
+        config: Config,
+        arbiter: Arbiter,
+        files: Files,
+        uploads: Arc<Uploads>,
+        readiness: Watch,
+        stop: Stop,
+    ) -> Self {
         let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
+        let archives = Arc::new(Semaphore::new(MAX_ARCHIVES));
         Self(Arc::new(Inner {
             identity,
             user_hash,
             arbiter,
+            files,
+            uploads,
+            archives,
             agent,
             agent_state_dir,
             workspace_dir,

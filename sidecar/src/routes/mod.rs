@@ -1,13 +1,16 @@
 //! The public port's route table. Everything in it lies behind the [`gate`].
 
 mod agent;
+mod archive;
 mod chat;
 mod history;
 mod keepalive;
+mod raw;
 mod reset;
 mod status;
+mod tus;
 
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Router, middleware};
 
 use crate::error::ApiError;
@@ -27,7 +30,12 @@ pub fn app(state: App) -> Router {
             .route(&format!("{prefix}/history/search"), get(history::search))
             .route(&format!("{prefix}/chat/send"), post(chat::send))
             .route(&format!("{prefix}/reset-workspace"), post(reset::post))
-            .route(&format!("{prefix}/status"), get(status::get));
+            .route(&format!("{prefix}/status"), get(status::get))
+            .route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch))
+            .route(&format!("{prefix}/files/archive"), get(archive::get));
+        for route in tus::ROUTES {
+            router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
+        }
     }
     // Two routes, not one under two names: so it is on the legacy side.
     router = router.route("/api/history", get(history::raw)).route("/ws/api/history", get(history::shown));

@@ -116,8 +116,21 @@ impl Sidecar {
         Self::on(tempfile::tempdir().unwrap(), agent).await
     }
 
+    /// As [`Self::start`], without a line for each request: the pipe that nobody reads would be full after some
+    /// hundred, and the process would wait for it.
+    pub(crate) async fn start_quiet() -> (Self, Gateway) {
+        let gateway = Gateway::start(token()).await;
+        let data = tempfile::tempdir().unwrap();
+        let sidecar = Self::with_log(data, gateway.address, "info,sidecar::gate=off").await;
+        (sidecar, gateway)
+    }
+
     async fn on(data: TempDir, agent: SocketAddr) -> Self {
-        let mut child = command(data.path(), agent).spawn().unwrap();
+        Self::with_log(data, agent, "debug").await
+    }
+
+    async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
+        let mut child = command(data.path(), agent).env("RUST_LOG", filter).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let listening = loop {
             let line = tokio::time::timeout(LIMIT, log.next_line()).await.unwrap().unwrap();
@@ -172,7 +185,7 @@ impl Sidecar {
 
     /// A request with exactly these headers.
     pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-        send(self.public, method, target, headers, "").await
+        send(self.public, method, target, headers).await
     }
 
     /// A GET with a good ticket.
@@ -182,13 +195,32 @@ impl Sidecar {
 
     /// A POST with a good ticket.
     pub(crate) async fn post(&self, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        self.call("POST", target, headers, body.to_owned()).await
+    }
+
+    /// A request with a good ticket, further headers and a body.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let ticket = Ticket::of_epoch(1).issue();
-        let headers = [headers, &[("x-automna-ticket", ticket.as_str())]].concat();
-        send(self.public, "POST", target, &headers, body).await
+        let headers: Vec<_> =
+            headers.iter().copied().chain([("x-automna-ticket", ticket.as_str())]).collect();
+        send_body(self.public, method, target, &headers, body.into()).await
+    }
+
+    /// Memory of the process that is in RAM now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) async fn admin(&self, target: &str) -> Answer {
-        send(self.admin, "GET", target, &[], "").await
+        send(self.admin, "GET", target, &[]).await
     }
 
     /// A WebSocket that has done nothing yet.
@@ -239,7 +271,17 @@ impl Answer {
     }
 }
 
-async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    send_body(to, method, target, headers, Bytes::new()).await
+}
+
+async fn send_body(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Answer {
     let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
     let (mut sender, connection) = http1::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -247,7 +289,7 @@ async fn send(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let request = request.body(Full::new(body)).unwrap();
     let response = tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().unwrap();
     let (head, body) = response.into_parts();
     Answer { head: Response::from_parts(head, ()), body: body.collect().await.unwrap().to_bytes() }

@@ -9,6 +9,7 @@
     reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
 )]
 
+mod archive;
 mod chat;
 mod gate;
 mod gateway;
@@ -16,4 +17,7 @@ mod harness;
 mod history;
 mod lifecycle;
 mod page;
+mod raw;
+mod slow;
 mod socket;
+mod tus;

@@ -1,0 +1,292 @@
+//! Files on their way to a client: what is in memory at once, the rest by the pool, in bounded pieces.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame, SizeHint};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use tokio::task::JoinHandle;
+
+use super::Files;
+use super::error::{FileError, failed, failed_io};
+use super::etag::ETag;
+use super::meta::{Kind, Meta};
+use super::path::WorkspacePath;
+use super::read;
+use super::root::Mechanism;
+use crate::http_semantics::digest::{Algorithm, Hasher};
+
+/// One read of a body. A thousand slow downloads hold one each; more would leave the processor's cache and be
+/// slower, not faster.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Files up to this size always get their strong tag, if need be by reading them: it holds whatever an editor can
+/// open. Of larger ones it is made when something in the request depends on it.
+pub const MAX_EAGER_HASH_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A digest in a header has to be known before the first byte is sent. Of longer content it would keep the client
+/// waiting for seconds, and it is a wish that we may decline.
+pub const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A file that is open to be sent.
+#[derive(Debug)]
+pub struct Opened {
+    pub file: Arc<File>,
+    pub meta: Meta,
+    pub etag: ETag,
+}
+
+/// Opens a file to be sent. What is in the kernel's caches is opened on the spot; else the pool does it.
+/// `strong` asks for a strong tag, whatever the size.
+///
+/// # Errors
+/// As [`super::root::Root::open_file`].
+pub async fn open(files: &Files, path: &WorkspacePath, strong: bool) -> Result<Opened, FileError> {
+    if let Some(opened) = open_cached(files, path) {
+        return Ok(opened);
+    }
+    let path = path.clone();
+    files
+        .run(move |files| {
+            let (file, meta) = files.root.open_file(&path)?;
+            let etag = if strong || meta.size() <= MAX_EAGER_HASH_BYTES {
+                read::strong_etag(files, &file, &meta)?
+            } else {
+                read::cheap_etag(files, &meta)
+            };
+            Ok(Opened { file: file.into(), meta, etag })
+        })
+        .await
+}
+
+/// Never blocks: every call in here fails if it would have to wait for the disk. `None` for any reason at all;
+/// the pool then finds out which.
+fn open_cached(files: &Files, path: &WorkspacePath) -> Option<Opened> {
+    const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+        .union(ResolveFlags::NO_MAGICLINKS)
+        .union(ResolveFlags::NO_XDEV)
+        .union(ResolveFlags::CACHED);
+    if files.root.mechanism() != Mechanism::Kernel || path.is_root() {
+        return None;
+    }
+    let open = |flags| {
+        openat2(files.root.fd(), path.relative(), flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE).ok()
+    };
+    let look =
+        |fd: &OwnedFd| fstat(fd).ok().map(|stat| Meta::of(&stat)).filter(|meta| meta.kind == Kind::File);
+    // As the root does it: to open a FIFO, even only to look, wakes its writer.
+    look(&open(OFlags::PATH)?)?;
+    let opened = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let meta = look(&opened)?;
+    let etag = ETag::strong(files.hashes.get(&meta.version)?);
+    Some(Opened { file: Arc::new(opened.into()), meta, etag })
+}
+
+/// The digest of `length` bytes from `start`, for a header. `None` if they are too many.
+///
+/// # Errors
+/// The disk fails, or the file has become shorter.
+pub async fn digest(
+    files: &Files,
+    opened: &Opened,
+    algorithm: Algorithm,
+    start: u64,
+    length: u64,
+) -> Result<Option<Vec<u8>>, FileError> {
+    if length > MAX_DIGEST_BYTES {
+        return Ok(None);
+    }
+    let file = opened.file.clone();
+    files
+        .run(move |_| {
+            let mut hasher = Hasher::new([algorithm]);
+            let mut buffer = vec![0; CHUNK_BYTES];
+            let (mut at, mut left) = (start, length);
+            while left > 0 {
+                let want = want(left);
+                let read = file.read_at(buffer.get_mut(..want).unwrap_or_default(), at);
+                let read = read.map_err(failed_io("read"))?;
+                if read == 0 {
+                    return Err(shorter());
+                }
+                hasher.update(buffer.get(..read).unwrap_or_default());
+                (at, left) = (at.saturating_add(read as u64), left.saturating_sub(read as u64));
+            }
+            Ok(hasher.digest(algorithm))
+        })
+        .await
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Part {
+    /// The frame between ranges.
+    Text(Bytes),
+    Range {
+        start: u64,
+        length: u64,
+    },
+}
+
+/// The body of an answer: pieces of one file, and texts between them.
+///
+/// If the file changes while it is read, in place and not by a new one of its name, the body ends with an error,
+/// which ends the connection: what was promised cannot be sent, and a mixture of two versions must not look whole.
+#[derive(Debug)]
+pub struct FileBody {
+    opened: Opened,
+    parts: VecDeque<Part>,
+    left: u64,
+    /// Its memory is used again as soon as the connection has let go of the chunk before.
+    buffer: BytesMut,
+    /// A chunk that the pool is reading.
+    pending: Option<JoinHandle<Result<Bytes, FileError>>>,
+}
+
+impl FileBody {
+    #[must_use]
+    pub fn new(opened: Opened, parts: impl IntoIterator<Item = Part>) -> Self {
+        let parts: VecDeque<Part> = parts.into_iter().collect();
+        let length = |part: &Part| match part {
+            Part::Text(text) => text.len() as u64,
+            Part::Range { length, .. } => *length,
+        };
+        let left = parts.iter().map(length).fold(0, u64::saturating_add);
+        Self { opened, parts, left, buffer: BytesMut::new(), pending: None }
+    }
+
+    /// Accounts for a chunk of the range at the front.
+    fn take(&mut self, chunk: Bytes) -> Result<Bytes, FileError> {
+        let got = chunk.len() as u64;
+        self.left = self.left.saturating_sub(got);
+        if let Some(Part::Range { start, length }) = self.parts.front_mut() {
+            *start = start.saturating_add(got);
+            *length = length.saturating_sub(got);
+        }
+        // Before the last chunk goes out. The ctime moves when the name is taken away, which harms nobody.
+        if self.left == 0 {
+            let (then, now) = (self.opened.meta.version, look(&self.opened.file)?.version);
+            if (then.size, then.mtime_ns) != (now.size, now.mtime_ns) {
+                return Err(FileError::from_io(
+                    "read",
+                    io::Error::other("the file changed while it was sent"),
+                ));
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// Reads what is in memory. `Err` if the pool has to.
+    fn read_cached(&mut self, at: u64, want: usize) -> Result<Result<Bytes, FileError>, Errno> {
+        self.buffer.clear();
+        self.buffer.resize(want, 0);
+        let read =
+            preadv2(&self.opened.file, &mut [IoSliceMut::new(&mut self.buffer)], at, ReadWriteFlags::NOWAIT)?;
+        if read == 0 {
+            return Ok(Err(shorter()));
+        }
+        Ok(Ok(self.buffer.split_to(read).freeze()))
+    }
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = FileError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, FileError>>> {
+        let body = self.get_mut();
+        if let Some(pending) = &mut body.pending {
+            let chunk = ready!(Pin::new(pending).poll(cx));
+            body.pending = None;
+            let chunk =
+                chunk.unwrap_or_else(|error| Err(FileError::from_io("read", io::Error::other(error))));
+            return Poll::Ready(Some(chunk.and_then(|chunk| body.take(chunk)).map(Frame::data)));
+        }
+        loop {
+            match body.parts.front() {
+                None => return Poll::Ready(None),
+                Some(Part::Range { length: 0, .. }) => {
+                    body.parts.pop_front();
+                }
+                Some(Part::Text(text)) => {
+                    let text = text.clone();
+                    body.parts.pop_front();
+                    return Poll::Ready(Some(body.take_text(text).map(Frame::data)));
+                }
+                Some(&Part::Range { start, length }) => {
+                    let want = want(length);
+                    match body.read_cached(start, want) {
+                        Ok(chunk) => {
+                            return Poll::Ready(Some(
+                                chunk.and_then(|chunk| body.take(chunk)).map(Frame::data),
+                            ));
+                        }
+                        // Not in memory, or a file system that cannot tell; a fault of the disk shows again.
+                        Err(_) => {
+                            let file = body.opened.file.clone();
+                            body.pending =
+                                Some(tokio::task::spawn_blocking(move || read_chunk(&file, start, want)));
+                            let Some(pending) = &mut body.pending else { return Poll::Ready(None) };
+                            let chunk = ready!(Pin::new(pending).poll(cx));
+                            body.pending = None;
+                            let chunk = chunk.unwrap_or_else(|error| {
+                                Err(FileError::from_io("read", io::Error::other(error)))
+                            });
+                            return Poll::Ready(Some(
+                                chunk.and_then(|chunk| body.take(chunk)).map(Frame::data),
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0 && self.pending.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+impl FileBody {
+    fn take_text(&mut self, text: Bytes) -> Result<Bytes, FileError> {
+        self.left = self.left.saturating_sub(text.len() as u64);
+        Ok(text)
+    }
+}
+
+fn look(file: &File) -> Result<Meta, FileError> {
+    Ok(Meta::of(&fstat(file).map_err(failed("fstat"))?))
+}
+
+fn read_chunk(file: &File, at: u64, want: usize) -> Result<Bytes, FileError> {
+    let mut buffer = vec![0; want];
+    let read = file.read_at(&mut buffer, at).map_err(failed_io("read"))?;
+    if read == 0 {
+        return Err(shorter());
+    }
+    buffer.truncate(read);
+    Ok(buffer.into())
+}
+
+fn want(left: u64) -> usize {
+    usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)
+}
+
+fn shorter() -> FileError {
+    FileError::from_io("read", io::ErrorKind::UnexpectedEof.into())
+}

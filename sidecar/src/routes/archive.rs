@@ -1,0 +1,61 @@
+//! `GET /api/files/archive?path=…&format=zip|tar|tar.gz`: a folder as one download. Without a path, the whole
+//! workspace; without a format, zip.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, header};
+use serde::Deserialize;
+
+use crate::auth::Authenticated;
+use crate::error::{ApiError, HttpError};
+use crate::files::error::FileError;
+use crate::files::path::WorkspacePath;
+use crate::files::serve_archive::{self, Format};
+use crate::http_semantics::disposition;
+use crate::state::App;
+
+/// What the workspace itself is called in its archive.
+const ROOT_NAME: &str = "workspace";
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Query {
+    path: Option<String>,
+    format: Option<String>,
+}
+
+pub(super) async fn get(
+    State(app): State<App>,
+    _auth: Authenticated,
+    method: Method,
+    query: Result<axum::extract::Query<Query>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let axum::extract::Query(query) = query.map_err(|_| ApiError::BadPath)?;
+    let path = match query.path.as_deref() {
+        None | Some("") => WorkspacePath::root(),
+        Some(text) => WorkspacePath::parse(text).map_err(FileError::from)?,
+    };
+    let (format, extension, media_type) = match query.format.as_deref() {
+        None | Some("zip") => (Format::Zip, "zip", "application/zip"),
+        Some("tar") => (Format::Tar, "tar", "application/x-tar"),
+        Some("tar.gz") => (Format::TarGz, "tar.gz", "application/gzip"),
+        Some(_) => return Err(HttpError::Format.into()),
+    };
+    let folder = path.clone();
+    app.files.run(move |files| files.root.open_dir(&folder)).await?;
+    let top = path.name().unwrap_or(ROOT_NAME).to_owned();
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (header::CONTENT_DISPOSITION, disposition::attachment(format!("{top}.{extension}").as_bytes())),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private, no-store")),
+    ];
+    if method == Method::HEAD {
+        return Ok(headers.into_response());
+    }
+    let permit = app.archives.clone().try_acquire_owned().map_err(|_| HttpError::Busy)?;
+    let chunks = serve_archive::start(app.files.clone(), path, format, top, permit)?;
+    let chunks =
+        futures_util::stream::unfold(chunks, async |mut chunks| Some((chunks.recv().await?, chunks)));
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
