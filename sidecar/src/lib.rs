@@ -26,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod epoch;
 pub mod error;
+pub mod files;
 pub mod gate;
 pub mod logging;
 pub mod proxy;

@@ -17,6 +17,12 @@ pub fn mask_key() -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// 16 hexadecimal digits, for the name of a temporary file.
+#[must_use]
+pub fn name() -> String {
+    format!("{:016x}", bits())
+}
+
 /// A name for a request that came without one.
 #[must_use]
 pub fn request_id() -> RequestId {

@@ -1,0 +1,240 @@
+//! Entity tags: strong ones from the content, weak ones where its hash is not known.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use shared::time::UnixMillis;
+
+use super::meta::Version;
+
+/// Hashes that are remembered, twice over (see [`HashCache`]): some hundred kilobytes, and more than the files
+/// that one user has open.
+const MAX_CACHED: usize = 4096;
+
+/// A file that changed less than this before it was hashed can change again without a trace in its times: the
+/// kernel's clock for files ticks every 1 to 10 ms.
+const RACY_MS: u64 = 20;
+
+/// 128 bits of BLAKE3 of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentHash([u8; 16]);
+
+impl ContentHash {
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_hash(&blake3::hash(bytes))
+    }
+
+    #[must_use]
+    pub fn finish(hasher: &blake3::Hasher) -> Self {
+        Self::from_hash(&hasher.finalize())
+    }
+
+    fn from_hash(hash: &blake3::Hash) -> Self {
+        let mut short = [0; 16];
+        for (to, from) in short.iter_mut().zip(hash.as_bytes()) {
+            *to = *from;
+        }
+        Self(short)
+    }
+}
+
+/// An entity tag of RFC 9110, ours or a client's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ETag {
+    weak: bool,
+    /// Without the quotation marks.
+    opaque: String,
+}
+
+impl ETag {
+    #[must_use]
+    pub fn strong(hash: ContentHash) -> Self {
+        let hex: String = hash.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { weak: false, opaque: format!("b3-{hex}") }
+    }
+
+    /// For a file whose content nobody has hashed: good for caches, not for `If-Match`.
+    #[must_use]
+    pub fn weak(version: &Version) -> Self {
+        let Version { ino, size, mtime_ns, ctime_ns, .. } = version;
+        Self { weak: true, opaque: format!("{ino:x}-{size:x}-{mtime_ns:x}-{ctime_ns:x}") }
+    }
+
+    /// Reads one tag, as in `"b3-00"` or `W/"1"`; also one whose quotation marks are missing, as JSON clients
+    /// may send it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (weak, quoted) = text.strip_prefix("W/").map_or((false, text), |rest| (true, rest));
+        let opaque = match quoted.strip_prefix('"') {
+            Some(rest) => rest.strip_suffix('"')?,
+            None => quoted,
+        };
+        let legal = |b: u8| b == 0x21 || (0x23..=0x7e).contains(&b) || b >= 0x80;
+        (!opaque.is_empty() && opaque.bytes().all(legal)).then(|| Self { weak, opaque: opaque.to_owned() })
+    }
+
+    #[must_use]
+    pub const fn is_weak(&self) -> bool {
+        self.weak
+    }
+
+    /// Both strong, and the same.
+    #[must_use]
+    pub fn strong_eq(&self, other: &Self) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// The same, weak or not.
+    #[must_use]
+    pub fn weak_eq(&self, other: &Self) -> bool {
+        self.opaque == other.opaque
+    }
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\"{}\"", if self.weak { "W/" } else { "" }, self.opaque)
+    }
+}
+
+/// What must be true of the file that a write replaces, checked at the moment of the replacement.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Expect {
+    #[default]
+    Anything,
+    /// `If-None-Match: *`
+    Absent,
+    /// `If-Match: *`
+    Present,
+    /// `If-Match` with tags; strong comparison.
+    OneOf(Vec<ETag>),
+    /// `If-None-Match` with tags; weak comparison.
+    NoneOf(Vec<ETag>),
+}
+
+impl Expect {
+    /// Whether it holds for a file with this tag, or for none.
+    #[must_use]
+    pub fn holds(&self, current: Option<&ETag>) -> bool {
+        match (self, current) {
+            (Self::Anything, _)
+            | (Self::Absent, None)
+            | (Self::Present, Some(_))
+            | (Self::NoneOf(_), None) => true,
+            (Self::Absent, Some(_)) | (Self::Present | Self::OneOf(_), None) => false,
+            (Self::OneOf(tags), Some(current)) => tags.iter().any(|tag| tag.strong_eq(current)),
+            (Self::NoneOf(tags), Some(current)) => !tags.iter().any(|tag| tag.weak_eq(current)),
+        }
+    }
+
+    /// Whether the content's hash is needed to tell.
+    #[must_use]
+    pub const fn needs_hash(&self) -> bool {
+        matches!(self, Self::OneOf(_) | Self::NoneOf(_))
+    }
+}
+
+/// Hashes by version, bounded: when the newer half is full, it becomes the older one, whose entries are dropped
+/// unless they are asked for again.
+#[derive(Debug, Default)]
+pub struct HashCache(Mutex<Halves>);
+
+#[derive(Debug, Default)]
+struct Halves {
+    newer: HashMap<Version, ContentHash>,
+    older: HashMap<Version, ContentHash>,
+}
+
+impl HashCache {
+    #[must_use]
+    pub fn get(&self, version: &Version) -> Option<ContentHash> {
+        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = halves.newer.get(version) {
+            return Some(*hash);
+        }
+        let hash = halves.older.remove(version)?;
+        halves.put(*version, hash);
+        Some(hash)
+    }
+
+    /// Remembers a hash, unless the file is so young at `now` that it may yet change without a trace.
+    pub fn put(&self, version: Version, hash: ContentHash, now: UnixMillis) {
+        let settled = i128::from(now.0.saturating_sub(RACY_MS)) * 1_000_000;
+        if version.ctime_ns.max(version.mtime_ns) < settled {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).put(version, hash);
+        }
+    }
+}
+
+impl Halves {
+    fn put(&mut self, version: Version, hash: ContentHash) {
+        if self.newer.len() >= MAX_CACHED {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(version, hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(ino: u64, ctime_ms: i128) -> Version {
+        Version { dev: 1, ino, size: 0, mtime_ns: 0, ctime_ns: ctime_ms * 1_000_000 }
+    }
+
+    #[test]
+    fn tags_read_back() {
+        let strong = ETag::strong(ContentHash::of(b"hello"));
+        assert_eq!(strong.to_string(), "\"b3-ea8f163db38682925e4491c5e58d4bb3\"");
+        for tag in [strong, ETag::weak(&version(7, 8))] {
+            assert_eq!(ETag::parse(&tag.to_string()), Some(tag));
+        }
+        for bad in ["", "\"", "\"\"", "\"a", "\"a\"b\"", "\"a b\"", "W/"] {
+            assert_eq!(ETag::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn expectations() {
+        let tag = |text| ETag::parse(text).unwrap();
+        let (a, b, weak_a) = (tag("\"a\""), tag("\"b\""), tag("W/\"a\""));
+        let rows = [
+            (Expect::Anything, true, true),
+            (Expect::Absent, true, false),
+            (Expect::Present, false, true),
+            (Expect::OneOf(vec![]), false, false),
+            (Expect::OneOf(vec![b.clone(), a.clone()]), false, true),
+            (Expect::OneOf(vec![b.clone()]), false, false),
+            (Expect::OneOf(vec![weak_a.clone()]), false, false),
+            (Expect::NoneOf(vec![b]), true, true),
+            (Expect::NoneOf(vec![weak_a]), true, false),
+        ];
+        for (expect, without, with_a) in rows {
+            assert_eq!((expect.holds(None), expect.holds(Some(&a))), (without, with_a), "{expect:?}");
+        }
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_used() {
+        let (cache, hash, now) = (HashCache::default(), ContentHash::of(b""), UnixMillis(1_000_000));
+        for ino in 0..20_000 {
+            cache.put(version(ino, 0), hash, now);
+            assert!(cache.get(&version(0, 0)).is_some(), "lost at {ino}");
+        }
+        let halves = cache.0.lock().unwrap();
+        assert!(halves.newer.len() + halves.older.len() <= 2 * MAX_CACHED);
+    }
+
+    #[test]
+    fn a_young_file_is_not_remembered() {
+        let (cache, hash) = (HashCache::default(), ContentHash::of(b""));
+        cache.put(version(1, 1000), hash, UnixMillis(1000 + RACY_MS));
+        assert_eq!(cache.get(&version(1, 1000)), None);
+        cache.put(version(1, 1000), hash, UnixMillis(1001 + RACY_MS));
+        assert_eq!(cache.get(&version(1, 1000)), Some(hash));
+    }
+}
