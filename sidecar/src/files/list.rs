@@ -145,12 +145,13 @@ fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
         if bytes == b"." || bytes == b".." || bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
             continue;
         }
-        let is_dir = match entry.file_type() {
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
             // Some file systems do not say.
-            FileType::Unknown => statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
-            kind => kind == FileType::Directory,
-        };
+            let stat = statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.st_mode));
+        }
+        let is_dir = kind == FileType::Directory;
         let name = String::from_utf8_lossy(bytes).into_owned();
         found.push(Found { raw: OsString::from_vec(bytes.to_vec()), name, is_dir });
     }
