@@ -16,14 +16,20 @@
 //!
 //! What it is not, on purpose: it knows no HTTP, and it keeps no cache of content.
 
+pub mod collation;
+pub mod copy;
 pub mod error;
 pub mod etag;
 pub mod keep;
+pub mod list;
+pub mod litter;
 pub mod lock;
 pub mod meta;
+pub mod mkdir;
 pub mod path;
 pub mod read;
 pub mod remove;
+pub mod rename;
 pub mod root;
 pub mod serve;
 pub mod serve_archive;
@@ -31,12 +37,13 @@ pub mod serve_remove;
 pub mod serve_tus;
 pub mod serve_upload;
 pub mod temp;
+pub mod trash;
 pub mod walk;
 pub mod write;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use error::FileError;
 use etag::HashCache;
@@ -53,6 +60,8 @@ pub struct Inner {
     pub root: Root,
     pub locks: Locks,
     pub hashes: HashCache,
+    /// Held by whoever changes the index of the trash.
+    trash: Mutex<()>,
 }
 
 impl Files {
@@ -68,7 +77,7 @@ impl Files {
     #[must_use]
     pub fn over(root: Root) -> Self {
         let (locks, hashes) = (Locks::default(), HashCache::default());
-        Self(Arc::new(Inner { root, locks, hashes }))
+        Self(Arc::new(Inner { root, locks, hashes, trash: Mutex::new(()) }))
     }
 
     /// Runs `work` on the blocking pool, to its end even if the caller goes away.

@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, fsync, linkat, openat, renameat, renameat_with};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, fsync, linkat, openat, renameat_with, statat};
+use rustix::io::Errno;
 
 use super::error::{FileError, failed, failed_io};
 use super::etag::{ContentHash, ETag, Expect};
@@ -246,64 +247,82 @@ fn finish(
     if old.is_some_and(|old| old.kind != Kind::File) {
         return Err(FileError::NotAFile);
     }
-    let checked = check(files, &target, old.as_ref(), expect)?;
+    let commit = judge(files, &target, old.as_ref(), expect)?;
     keep::inherit(&file, &target, old.as_ref())?;
     fsync(&file).map_err(failed("fsync"))?;
-    replace(&temp, &target, checked)?;
+    let left_behind = replace(&temp, &target, commit)?;
     drop(held);
     target.sync_parent()?;
 
     let hash = ContentHash::finish(&hasher);
     let meta = Meta::of(&fstat(&file).map_err(failed("fstat"))?);
     files.hashes.put(meta.version, hash, clock::now());
-    let created = old.is_none();
-    if checked.is_none() {
+    if !left_behind {
         temp.keep();
     }
-    Ok(Written { meta, etag: ETag::strong(hash), created })
+    Ok(Written { meta, etag: ETag::strong(hash), created: old.is_none() })
 }
 
-/// Judges what has the name now. Returns the version that was judged by its content, if any was.
-fn check(
-    files: &Files,
-    target: &Target,
-    old: Option<&Meta>,
-    expect: &Expect,
-) -> Result<Option<Version>, FileError> {
-    let current = match old {
-        None => None,
+/// How the temporary name becomes the real one.
+#[derive(Debug, Clone, Copy)]
+enum Commit {
+    Overwrite,
+    /// Only where nothing is.
+    Create,
+    /// Only over this version, which was judged by its content.
+    Swap(Version),
+}
+
+/// Judges what has the name now.
+fn judge(files: &Files, target: &Target, old: Option<&Meta>, expect: &Expect) -> Result<Commit, FileError> {
+    let (current, commit) = match old {
+        None if *expect == Expect::Anything => (None, Commit::Overwrite),
+        None => (None, Commit::Create),
         Some(old) if expect.needs_hash() => {
             let (file, meta) = target.open_file()?;
             let etag = read::strong_etag(files, &file, &meta)?;
             if meta.version != old.version {
                 return Err(FileError::Precondition { current: Some(etag) });
             }
-            Some(etag)
+            (Some(etag), Commit::Swap(old.version))
         }
-        Some(old) => Some(read::cheap_etag(files, old)),
+        Some(old) => (Some(read::cheap_etag(files, old)), Commit::Overwrite),
     };
-    if expect.holds(current.as_ref()) {
-        Ok(old.filter(|_| expect.needs_hash()).map(|old| old.version))
-    } else {
-        Err(FileError::Precondition { current })
-    }
+    if expect.holds(current.as_ref()) { Ok(commit) } else { Err(FileError::Precondition { current }) }
 }
 
 /// The commit point. The agent takes none of our locks: so where a version was judged, the names are exchanged,
-/// and changed back if the one that came out is not the one that was judged.
-fn replace(temp: &Temp, target: &Target, judged: Option<Version>) -> Result<(), FileError> {
+/// and changed back if the one that came out is not the one that was judged. True if the temporary name is still
+/// taken, by the old file.
+fn replace(temp: &Temp, target: &Target, commit: Commit) -> Result<bool, FileError> {
     let (dir, name) = temp.place()?;
-    let Some(judged) = judged else {
-        return renameat(dir, name, &target.parent, &target.name).map_err(failed("rename"));
+    let rename = |flags| renameat_with(dir, name, &target.parent, &target.name, flags);
+    let judged = match commit {
+        Commit::Overwrite => return rename(RenameFlags::empty()).map(|()| false).map_err(failed("rename")),
+        Commit::Create => {
+            return match rename(RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(false),
+                Err(Errno::EXIST) => Err(FileError::Precondition { current: None }),
+                Err(errno) => Err(FileError::from_errno("rename", errno)),
+            };
+        }
+        Commit::Swap(judged) => judged,
     };
-    let exchange = || renameat_with(dir, name, &target.parent, &target.name, RenameFlags::EXCHANGE);
-    exchange().map_err(failed("exchange"))?;
-    let came_out = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat"))?;
+    match rename(RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        // A file system without the exchange: the lock is then all there is.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            return rename(RenameFlags::empty()).map(|()| false).map_err(failed("rename"));
+        }
+        Err(Errno::NOENT) => return Err(FileError::Precondition { current: None }),
+        Err(errno) => return Err(FileError::from_errno("exchange", errno)),
+    }
+    let came_out = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat"))?;
     // Not the ctime: the exchange itself has changed it.
     let came_out = Version { ctime_ns: judged.ctime_ns, ..Meta::of(&came_out).version };
     if came_out == judged {
-        return Ok(());
+        return Ok(true);
     }
-    exchange().map_err(failed("exchange back"))?;
+    rename(RenameFlags::EXCHANGE).map_err(failed("exchange back"))?;
     Err(FileError::Precondition { current: None })
 }

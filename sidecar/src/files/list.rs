@@ -1,0 +1,251 @@
+//! Listing a folder in the legacy shape and order: folders first, then as the browser sorts.
+
+use std::cmp::Ordering;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::Files;
+use super::collation::Order;
+use super::error::{FileError, failed};
+use super::meta::{Kind, Meta, Timestamp};
+use super::path::{RESERVED_PREFIX, WorkspacePath};
+
+/// Entries of one answer where the client names no limit: all of any folder that people use. More come with a
+/// cursor, since an answer of this length takes some 30 MB while it is made.
+pub const MAX_ENTRIES: usize = 200_000;
+
+/// Longest page that a client can ask for.
+pub const MAX_LIMIT: usize = 1000;
+
+/// A page of a listing, in order.
+#[derive(Debug)]
+pub struct Listing {
+    pub entries: Vec<Entry>,
+    /// Asks for what follows, if anything does.
+    pub next: Option<Cursor>,
+}
+
+/// One entry. The contract's fields come first, in its order; the rest says what legacy could not.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    pub name: String,
+    pub path: Below,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub size: u64,
+    pub modified: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension: Option<String>,
+    /// `symlink` or `special`, where `type` says `file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub special: Option<&'static str>,
+    /// The name is not UTF-8. It is shown with replacement characters, and cannot be asked for.
+    #[serde(rename = "lossyName", skip_serializing_if = "std::ops::Not::not")]
+    pub is_lossy: bool,
+}
+
+/// The path of an entry, put together as it is written.
+#[derive(Debug)]
+pub struct Below {
+    folder: std::sync::Arc<str>,
+    name: String,
+}
+
+impl Serialize for Below {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}/{}", self.folder, self.name))
+    }
+}
+
+/// Where a page ended. Opaque to clients; holds across changes of the folder, since it is a name and no count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    is_dir: bool,
+    name: String,
+}
+
+impl Cursor {
+    /// Reads what [`Self::to_text`] wrote.
+    ///
+    /// # Errors
+    /// [`FileError::BadCursor`]
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| FileError::BadCursor)?;
+        let text = String::from_utf8(bytes).map_err(|_| FileError::BadCursor)?;
+        let (is_dir, name) = match text.split_at_checked(1) {
+            Some(("d", name)) => (true, name),
+            Some(("f", name)) => (false, name),
+            _ => return Err(FileError::BadCursor),
+        };
+        Ok(Self { is_dir, name: name.to_owned() })
+    }
+
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{}{}", if self.is_dir { 'd' } else { 'f' }, self.name))
+    }
+}
+
+/// A name as it was found, not looked at yet.
+struct Found {
+    raw: OsString,
+    name: String,
+    is_dir: bool,
+}
+
+/// Lists `path`. Only what is on the page is looked at. Names of ours are left out. Blocks.
+///
+/// # Errors
+/// It is missing, no folder, outside, or the disk fails.
+pub fn list(
+    files: &Files,
+    path: &WorkspacePath,
+    limit: usize,
+    after: Option<&Cursor>,
+) -> Result<Listing, FileError> {
+    let dir = files.root.open_dir(path)?;
+    let order = Order::new();
+    let compare = |a: (bool, &str), b: (bool, &str)| b.0.cmp(&a.0).then_with(|| order.compare(a.1, b.1));
+    let mut found = names(&dir)?;
+    if let Some(cursor) = after {
+        found.retain(|f| compare((f.is_dir, &f.name), (cursor.is_dir, &cursor.name)) == Ordering::Greater);
+    }
+    found.sort_by(|a, b| compare((a.is_dir, &a.name), (b.is_dir, &b.name)).then_with(|| a.raw.cmp(&b.raw)));
+    let next = (found.len() > limit).then(|| found.get(limit.saturating_sub(1))).flatten();
+    let next = next.map(|last| Cursor { is_dir: last.is_dir, name: last.name.clone() });
+    found.truncate(limit);
+
+    let folder: std::sync::Arc<str> = path.to_string().into();
+    let mut entries = Vec::with_capacity(found.len());
+    for Found { raw, name, .. } in found {
+        let stat = match statat(&dir, &raw, AtFlags::SYMLINK_NOFOLLOW) {
+            // Gone since it was found.
+            Err(Errno::NOENT) => continue,
+            stat => stat.map_err(failed("stat"))?,
+        };
+        let is_lossy = raw.to_str().is_none();
+        let path = Below { folder: folder.clone(), name: name.clone() };
+        entries.push(entry(name, path, &Meta::of(&stat), is_lossy));
+    }
+    Ok(Listing { entries, next })
+}
+
+fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(&dir).map_err(failed("read folder"))? {
+        let entry = entry.map_err(failed("read folder"))?;
+        let bytes = entry.file_name().to_bytes();
+        if bytes == b"." || bytes == b".." || bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
+            continue;
+        }
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
+            // Some file systems do not say.
+            let stat = statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.st_mode));
+        }
+        let is_dir = kind == FileType::Directory;
+        let name = String::from_utf8_lossy(bytes).into_owned();
+        found.push(Found { raw: OsString::from_vec(bytes.to_vec()), name, is_dir });
+    }
+    Ok(found)
+}
+
+fn entry(name: String, path: Below, meta: &Meta, is_lossy: bool) -> Entry {
+    let is_dir = meta.kind == Kind::Directory;
+    let extension = (!is_dir).then(|| extension(&name).to_owned());
+    let special = match meta.kind {
+        Kind::File | Kind::Directory => None,
+        Kind::Symlink => Some("symlink"),
+        Kind::Special => Some("special"),
+    };
+    Entry {
+        name,
+        path,
+        kind: if is_dir { "directory" } else { "file" },
+        size: meta.size(),
+        modified: meta.modified(),
+        extension,
+        special,
+        is_lossy,
+    }
+}
+
+/// What follows the last dot; the whole name if there is none.
+#[must_use]
+pub fn extension(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn names(listing: &Listing) -> Vec<&str> {
+        listing.entries.iter().map(|entry| entry.name.as_str()).collect()
+    }
+
+    #[test]
+    fn everything_in_order_and_by_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path()).unwrap();
+        for name in ["b.md", "B.md", "a", ".env", "Makefile", "x|y", "new\nline"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        for name in ["zoo", "Apps", ".trash"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join(".automna-tmp-1"), "").unwrap();
+        fs::write(dir.path().join(OsString::from_vec(b"bad\xff".to_vec())), "").unwrap();
+        std::os::unix::fs::symlink("zoo", dir.path().join("link")).unwrap();
+        let root = WorkspacePath::root();
+        let all = list(&files, &root, MAX_ENTRIES, None).unwrap();
+        let expect = [
+            ".trash",
+            "Apps",
+            "zoo",
+            ".env",
+            "a",
+            "b.md",
+            "B.md",
+            "bad\u{fffd}",
+            "link",
+            "Makefile",
+            "new\nline",
+            "x|y",
+        ];
+        assert_eq!(names(&all), expect);
+        assert!(all.next.is_none());
+        let entry = |name: &str| all.entries.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!((entry("link").kind, entry("link").special), ("file", Some("symlink")));
+        assert!(entry("bad\u{fffd}").is_lossy && !entry("a").is_lossy);
+        assert_eq!(entry("Makefile").extension.as_deref(), Some("Makefile"));
+        assert_eq!(entry(".env").extension.as_deref(), Some("env"));
+        assert_eq!(entry("zoo").extension, None);
+
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = list(&files, &root, 5, cursor.as_ref()).unwrap();
+            seen.extend(page.entries.into_iter().map(|entry| entry.name));
+            let Some(next) = page.next else { break };
+            assert_eq!(Cursor::parse(&next.to_text()).unwrap(), next);
+            cursor = Some(next);
+        }
+        assert_eq!(seen, expect);
+    }
+
+    #[test]
+    fn cursors_that_are_none() {
+        for text in ["", "!", "eA", "ZA==", "\u{e9}"] {
+            assert!(Cursor::parse(text).is_err(), "{text:?}");
+        }
+    }
+}
