@@ -6,9 +6,16 @@ use crate::config::Config;
 
 /// What a preflight allows. PUT is for the resource path of the file API.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const REQUEST_HEADERS: &str = "Authorization, Content-Digest, Content-Type, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range";
-const RESPONSE_HEADERS: &str =
-    "Accept-Ranges, Content-Digest, Content-Disposition, Content-Range, ETag, Retry-After, X-Request-Id";
+/// Beside the contract's two: conditions and ranges, digests, resumable uploads, idempotent sends.
+const REQUEST_HEADERS: &str = "Authorization, Content-Type, \
+    If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range, \
+    Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, \
+    Tus-Resumable, Upload-Checksum, Upload-Defer-Length, Upload-Length, Upload-Metadata, Upload-Offset, \
+    Idempotency-Key";
+const RESPONSE_HEADERS: &str = "Accept-Ranges, Content-Digest, Content-Disposition, Content-Range, ETag, \
+    Last-Modified, Location, Repr-Digest, Retry-After, \
+    Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version, Upload-Expires, Upload-Length, Upload-Offset, \
+    X-Request-Id";
 
 /// Seconds for which a browser may remember a preflight.
 const MAX_AGE: &str = "86400";
