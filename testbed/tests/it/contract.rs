@@ -15,14 +15,15 @@ use shared::signed_url;
 use shared::time::UnixSeconds;
 use testbed::agent;
 use testbed::system::{System, SystemSpec, sign};
+use tokio::time::Instant;
 
 use crate::support::{sidecar, tools, user};
 
-/// What the sidecar serves already, of what cases need: "files", "history", "chat".
+/// What the sidecar serves already, of what cases need: "files", "history", "chat", "status".
 const SIDECAR_HAS: &[&str] = &[];
 
 /// What cases may need.
-const NEEDS: [&str; 3] = ["files", "history", "chat"];
+const NEEDS: [&str; 4] = ["files", "history", "chat", "status"];
 
 const USER: &str = "user_contract";
 
@@ -31,6 +32,12 @@ const OTHER_USER: &str = "user_contrary";
 
 /// How much of an answer a report shows.
 const MAX_SHOWN_CHARS: usize = 500;
+
+/// How long what is to come true eventually may take: the agent writes a conversation down when it comes to it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 const BOUNDARY: &str = "----contract-boundary";
 
@@ -63,6 +70,8 @@ struct Case {
     #[serde(default)]
     only: Option<Only>,
     expect: Expect,
+    #[serde(default)]
+    eventually: bool,
     #[serde(default)]
     then: Vec<Case>,
 }
@@ -297,7 +306,13 @@ impl Runner {
         }
         self.check(case).await?;
         for then in &case.then {
-            self.check(then).await.map_err(|error| format!("then: {error}"))?;
+            let deadline = Instant::now() + if then.eventually { PATIENCE } else { Duration::ZERO };
+            while let Err(error) = self.check(then).await {
+                if Instant::now() >= deadline {
+                    return Err(format!("then: {error}"));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
         Ok(())
     }
