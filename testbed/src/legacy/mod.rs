@@ -4,9 +4,9 @@
 //! that needs it, stopped when nobody has used it for `sleep_after`, started again on the same directory. All
 //! containers share one gateway token, as they do there.
 //!
-//! What it is not: it has no R2 behind it (histories and files come from the container), no reset of the workspace,
-//! no admin routes, no Cloudflare Access and no loading page. `routes` has the list of what it answers; `files` says
-//! which faults of the file API are left out.
+//! What it is not: it has no R2 behind it (histories and files are the container's), no admin routes, no
+//! Cloudflare Access and no loading page. `routes` has the list of what it answers; `files` and `reset` say which
+//! faults of theirs are left out.
 //!
 //! | control route | |
 //! |---|---|
@@ -20,6 +20,7 @@ mod cors;
 mod files;
 mod frames;
 mod history;
+mod reset;
 mod routes;
 mod socket;
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::clock::now;
 use super::history::{self, Limit};
 use super::socket::Proxy;
-use super::{Gauge, Inner, chat, cors, files};
+use super::{Gauge, Inner, chat, cors, files, reset};
 use crate::forward::{self, Answer, Context};
 
 /// How long a gateway may take to accept a connection before `/api/status` calls it unresponsive.
@@ -86,6 +86,7 @@ async fn dispatch(
             Refusal { error: "Unauthorized", hint, ..Refusal::default() }.answer(StatusCode::UNAUTHORIZED)
         }
         (&Method::POST, "/api/chat/send", Some(user)) => chat::send(request, &inner, &user).await,
+        (&Method::POST, "/api/reset-workspace", Some(user)) => reset::reset(&inner, &user, query).await,
         (_, path, Some(user)) if files::rest(path).is_some() => {
             let rest = files::rest(path).unwrap_or_default();
             on_files(request, &inner, &user, rest, query).await
@@ -105,9 +106,7 @@ async fn dispatch(
 /// Routes that the Worker has and the stand-in has not.
 fn is_left_out(path: &str) -> bool {
     let api = path.strip_prefix("/ws").unwrap_or(path);
-    ["/api/admin", "/api/reset-workspace"].iter().any(|left_out| {
-        api.strip_prefix(left_out).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    api.strip_prefix("/api/admin").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Every error body of the Worker. Keys come in this order.
@@ -341,7 +340,7 @@ mod tests {
         for (path, left_out) in [
             ("/api/admin", true),
             ("/ws/api/admin/devices", true),
-            ("/api/reset-workspace", true),
+            ("/api/reset-workspace", false),
             ("/api/administration", false),
             ("/files/api/admin", false),
             ("/api/anything", false),

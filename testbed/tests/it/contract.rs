@@ -19,11 +19,11 @@ use tokio::time::Instant;
 
 use crate::support::{sidecar, tools, user};
 
-/// What the sidecar serves already, of what cases need: "files", "history", "chat", "status".
+/// What the sidecar serves already, of what cases need: "files", "history", "chat", "status", "reset".
 const SIDECAR_HAS: &[&str] = &[];
 
 /// What cases may need.
-const NEEDS: [&str; 4] = ["files", "history", "chat", "status"];
+const NEEDS: [&str; 5] = ["files", "history", "chat", "status", "reset"];
 
 const USER: &str = "user_contract";
 
@@ -449,8 +449,11 @@ fn put_transcripts(state: &Path, transcripts: &BTreeMap<String, Vec<Value>>) {
     let mut store = serde_json::Map::new();
     for (key, lines) in transcripts {
         let id = lines[0]["id"].as_str().expect("a transcript begins with its id");
-        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(sessions.join(format!("{id}.jsonl")), lines).unwrap();
+        // With nothing but a beginning, the store knows of a transcript that is not there.
+        if lines.len() > 1 {
+            let lines: String = lines.iter().map(|line| format!("{}\n", filled(line))).collect();
+            std::fs::write(sessions.join(format!("{id}.jsonl")), lines).unwrap();
+        }
         store.insert(key.clone(), json!({"sessionId": id, "updatedAt": 1_767_225_600_000_u64}));
     }
     std::fs::write(sessions.join("sessions.json"), Value::Object(store).to_string()).unwrap();
