@@ -80,13 +80,17 @@ async fn dispatch(
             unauthorized("Missing auth params")
         }
         (&Method::GET, "/api/keepalive", Some(user)) => keepalive(&inner, user).await,
-        (&Method::POST, "/api/reset-workspace", None) => unauthorized("Not authenticated"),
+        (&Method::POST, "/api/reset-workspace" | "/ws/api/reset-workspace", None) => {
+            unauthorized("Not authenticated")
+        }
         (_, _, None) => {
             let hint = Some("Missing Cloudflare Access JWT.");
             Refusal { error: "Unauthorized", hint, ..Refusal::default() }.answer(StatusCode::UNAUTHORIZED)
         }
         (&Method::POST, "/api/chat/send", Some(user)) => chat::send(request, &inner, &user).await,
-        (&Method::POST, "/api/reset-workspace", Some(user)) => reset::reset(&inner, &user, query).await,
+        (&Method::POST, "/api/reset-workspace" | "/ws/api/reset-workspace", Some(user)) => {
+            reset::reset(&inner, &user, query).await
+        }
         (_, path, Some(user)) if files::rest(path).is_some() => {
             let rest = files::rest(path).unwrap_or_default();
             on_files(request, &inner, &user, rest, query).await
