@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 pub use server::{
-    Answer, Body, BoxError, Context, Server, Tasks, empty, json, no_body, read_body, streaming, text,
+    Answer, Body, BoxError, Context, Server, Tasks, empty, json, no_body, read_body, streaming, text, whole,
 };
 
 /// Between two attempts to connect.

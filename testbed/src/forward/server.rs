@@ -230,6 +230,8 @@ fn answer(status: StatusCode, content_type: Option<&'static str>, bytes: Bytes) 
     response
 }
 
-fn whole(bytes: Bytes) -> Body {
+/// A body that is there as a whole.
+#[must_use]
+pub fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
 }

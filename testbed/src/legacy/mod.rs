@@ -4,19 +4,23 @@
 //! that needs it, stopped when nobody has used it for `sleep_after`, started again on the same directory. All
 //! containers share one gateway token, as they do there.
 //!
-//! What it is not: it has no R2 behind it (histories come from the container), no file API, no admin routes, no
-//! Cloudflare Access and no loading page. `routes` has the list of what it answers.
+//! What it is not: it has no R2 behind it (histories and files are the container's), no admin routes, no
+//! Cloudflare Access and no loading page. `routes` has the list of what it answers; `files` and `reset` say which
+//! faults of theirs are left out.
 //!
 //! | control route | |
 //! |---|---|
 //! | `GET /__standin/stats` | [`LegacyStats`] in JSON |
 //! | `POST /__standin/config` | `{"sleepAfterMs": number or null for never, "coldStartMs": number}`, both optional |
 
+mod chat;
 mod clock;
 mod containers;
 mod cors;
+mod files;
 mod frames;
 mod history;
+mod reset;
 mod routes;
 mod socket;
 
@@ -221,6 +225,10 @@ impl LegacyStandin {
 impl Inner {
     fn state_dir(&self, user: &UserId) -> PathBuf {
         agent::state_dir(&self.containers.dir(user))
+    }
+
+    fn workspace_dir(&self, user: &UserId) -> PathBuf {
+        agent::workspace_dir(&self.containers.dir(user))
     }
 
     fn count(&self, path: &str, signed: bool, permit: bool) {

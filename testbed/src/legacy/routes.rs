@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::clock::now;
 use super::history::{self, Limit};
 use super::socket::Proxy;
-use super::{Gauge, Inner, cors};
+use super::{Gauge, Inner, chat, cors, files, reset};
 use crate::forward::{self, Answer, Context};
 
 /// How long a gateway may take to accept a connection before `/api/status` calls it unresponsive.
@@ -80,10 +80,20 @@ async fn dispatch(
             unauthorized("Missing auth params")
         }
         (&Method::GET, "/api/keepalive", Some(user)) => keepalive(&inner, user).await,
-        (&Method::POST, "/api/reset-workspace", None) => unauthorized("Not authenticated"),
+        (&Method::POST, "/api/reset-workspace" | "/ws/api/reset-workspace", None) => {
+            unauthorized("Not authenticated")
+        }
         (_, _, None) => {
             let hint = Some("Missing Cloudflare Access JWT.");
             Refusal { error: "Unauthorized", hint, ..Refusal::default() }.answer(StatusCode::UNAUTHORIZED)
+        }
+        (&Method::POST, "/api/chat/send", Some(user)) => chat::send(request, &inner, &user).await,
+        (&Method::POST, "/api/reset-workspace" | "/ws/api/reset-workspace", Some(user)) => {
+            reset::reset(&inner, &user, query).await
+        }
+        (_, path, Some(user)) if files::rest(path).is_some() => {
+            let rest = files::rest(path).unwrap_or_default();
+            on_files(request, &inner, &user, rest, query).await
         }
         (_, path, Some(_)) if is_left_out(path) => {
             // Better than the agent's page with status 200, which is what falling through would give.
@@ -100,9 +110,7 @@ async fn dispatch(
 /// Routes that the Worker has and the stand-in has not.
 fn is_left_out(path: &str) -> bool {
     let api = path.strip_prefix("/ws").unwrap_or(path);
-    ["/api/files", "/api/admin", "/api/chat/send", "/api/reset-workspace"].iter().any(|left_out| {
-        api.strip_prefix(left_out).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    api.strip_prefix("/api/admin").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Every error body of the Worker. Keys come in this order.
@@ -262,6 +270,21 @@ async fn history(inner: &Inner, user: Option<UserId>, query: &str) -> Answer {
     }
 }
 
+/// The Worker answers some of this from its object store, without the container; here the files are the container's.
+async fn on_files(
+    request: Request<Incoming>,
+    inner: &Inner,
+    user: &UserId,
+    rest: &str,
+    query: &str,
+) -> Answer {
+    let visit = inner.containers.visit(user);
+    match inner.containers.boot(&visit).await {
+        Ok(_) => files::route(request, &inner.workspace_dir(user), rest, query).await,
+        Err(error) => does_not_start(&error),
+    }
+}
+
 async fn socket(request: Request<Incoming>, context: Context, inner: Arc<Inner>, user: UserId) -> Answer {
     let visit = inner.containers.visit(&user);
     match inner.containers.boot(&visit).await {
@@ -307,7 +330,7 @@ fn does_not_start(error: &anyhow::Error) -> Answer {
 }
 
 /// The first value of a query parameter; an empty one counts as missing.
-fn param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+pub(super) fn param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
 }
@@ -319,12 +342,11 @@ mod tests {
     #[test]
     fn routes_that_are_left_out() {
         for (path, left_out) in [
-            ("/api/files", true),
-            ("/api/files/list", true),
-            ("/ws/api/files/", true),
-            ("/api/chat/send", true),
-            ("/api/filesystem", false),
-            ("/files/api/files", false),
+            ("/api/admin", true),
+            ("/ws/api/admin/devices", true),
+            ("/api/reset-workspace", false),
+            ("/api/administration", false),
+            ("/files/api/admin", false),
             ("/api/anything", false),
             ("/", false),
         ] {

@@ -10,6 +10,7 @@
 
 mod access;
 mod browser;
+mod contract;
 mod deploy;
 mod flips;
 mod history;

@@ -331,7 +331,7 @@ async fn legacy_answers_without_a_container_as_the_contract_says() {
         ("GET", "/ws/api/history", "sessionKey=a:b", 400, r#"{"error":"Invalid session key"}"#),
         ("POST", "/api/reset-workspace", "", 401, r#"{"error":"Not authenticated"}"#),
         ("GET", "/", "", 401, r#"{"error":"Unauthorized","hint":"Missing Cloudflare Access JWT."}"#),
-        ("GET", "/api/files/list", &good, 501, r#"{"error":"Not part of the legacy stand-in"}"#),
+        ("GET", "/api/admin/devices", &good, 501, r#"{"error":"Not part of the legacy stand-in"}"#),
         ("OPTIONS", "/api/files/list", "", 204, ""),
     ] {
         let reply = send(method, &format!("{base}{path}?{query}"), &[("x-automna-permit", "x")], "").await;
