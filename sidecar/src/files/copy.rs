@@ -12,7 +12,7 @@ use rustix::fs::{
 
 use super::error::{FileError, failed, failed_io};
 use super::meta::{Kind, Meta};
-use super::path::{RESERVED_PREFIX, WorkspacePath};
+use super::path::{RESERVED_PREFIX, TRASH_DIR, WorkspacePath};
 use super::temp::Temp;
 use super::{Files, remove::MAX_TREE_DEPTH};
 
@@ -38,7 +38,8 @@ pub fn copy(files: &Files, from: &WorkspacePath, to: &WorkspacePath) -> Result<(
         files.root.make_dirs(&parent)?;
     }
     let target = files.root.target(to)?;
-    if target.is_protected && meta.kind != Kind::File {
+    // Only a regular file can take a protected name, and nothing can take the trash's.
+    if target.is_protected && (meta.kind != Kind::File || target.name == TRASH_DIR) {
         return Err(FileError::Protected);
     }
     if target.metadata()?.is_some() {

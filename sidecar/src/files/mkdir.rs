@@ -13,6 +13,8 @@ pub fn mkdir(files: &Files, path: &WorkspacePath) -> Result<(), FileError> {
     match files.root.make_dirs(path) {
         Ok(_) => Ok(()),
         Err(FileError::NotADirectory) => Err(FileError::Exists),
+        // A link to nothing has the name.
+        Err(FileError::NotFound) if files.root.metadata(path).is_ok() => Err(FileError::Exists),
         Err(error) => Err(error),
     }
 }

@@ -109,3 +109,6 @@ async fn pool<T: Send + 'static>(
         Err(error) => Err(FileError::from_io("the blocking pool", io::Error::other(error))),
     }
 }
+
+#[cfg(test)]
+mod verbs_tests;

@@ -19,12 +19,16 @@ pub fn rename(files: &Files, from: &WorkspacePath, to: &WorkspacePath) -> Result
     if source.is_protected {
         return Err(FileError::Protected);
     }
-    source.metadata()?.ok_or(FileError::NotFound)?;
+    let seen = source.metadata()?.ok_or(FileError::NotFound)?;
     let to = if files.root.is_dir(to) && from != to {
         to.join(from.name().ok_or(FileError::Protected)?)?
     } else {
         to.clone()
     };
+    // The kernel would refuse it as well, but only after the parents have been made.
+    if seen.kind == Kind::Directory && to != *from && to.is_within(from) {
+        return Err(FileError::IntoItself);
+    }
     if let Some(parent) = to.parent() {
         files.root.make_dirs(&parent)?;
     }

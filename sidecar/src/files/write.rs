@@ -326,3 +326,7 @@ fn replace(temp: &Temp, target: &Target, commit: Commit) -> Result<bool, FileErr
     rename(RenameFlags::EXCHANGE).map_err(failed("exchange back"))?;
     Err(FileError::Precondition { current: None })
 }
+
+#[cfg(test)]
+#[path = "write_tests.rs"]
+mod tests;
