@@ -80,7 +80,7 @@ fn start() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(EXIT_CONFIG, &error.to_string()),
     };
-    logging::start(config.log_filter.as_deref());
+    let _written_at_the_end = logging::start(config.log_filter.as_deref());
     // One thread for all connections: they mostly wait, and their buffers are then shared.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -115,3 +115,13 @@ async fn no_secret_query_or_user_id_is_logged_at_any_level() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
 }
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let (sidecar, _gateway) = Sidecar::start().await;
+    // A line for each, some hundred bytes: several times what the pipe holds.
+    for n in 0..1000 {
+        let answer = sidecar.get("/api/keepalive").await;
+        assert_eq!(answer.status(), 200, "request {n}");
+    }
+}
