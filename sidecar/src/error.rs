@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::Value;
 use shared::id::RequestId;
 use shared::ticket::TicketError;
 use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
@@ -66,10 +67,108 @@ pub enum ApiError {
     AgentCall(Arc<RpcError>),
     #[error(transparent)]
     File(#[from] FileError),
+    /// The same, on a route that has words of its own for it.
+    #[error("{error}")]
+    FileRoute { action: Action, error: FileError },
+    #[error("{}", .0.text())]
+    Input(Input),
     #[error(transparent)]
     Http(#[from] HttpError),
     #[error("the agent does not answer: {0}")]
     Agent(#[source] Arc<AgentError>),
+}
+
+/// What a route was doing with files: the legacy contract words its failures by that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    List,
+    Read,
+    Write,
+    Upload,
+    Download,
+    Delete,
+    Mkdir,
+    Move,
+    Copy,
+    Trash,
+    Restore,
+}
+
+impl Action {
+    /// For `map_err`.
+    pub fn failed(self) -> impl Fn(FileError) -> ApiError {
+        move |error| ApiError::FileRoute { action: self, error }
+    }
+
+    /// Where something is missing.
+    const fn missing(self) -> &'static str {
+        match self {
+            Self::List | Self::Read | Self::Download => "File not found",
+            Self::Write | Self::Upload => "Parent directory not found",
+            Self::Delete | Self::Mkdir => "Path not found",
+            Self::Move | Self::Copy => "Source path not found",
+            Self::Trash | Self::Restore => "Trash item not found",
+        }
+    }
+
+    /// Where the fault is ours.
+    const fn broken(self) -> &'static str {
+        match self {
+            Self::List => "Failed to list directory",
+            Self::Read => "Failed to read file",
+            Self::Write => "Failed to write file",
+            Self::Upload => "Upload failed",
+            Self::Download => "Download failed",
+            Self::Delete => "Delete failed",
+            Self::Mkdir => "Failed to create directory",
+            Self::Move => "Move failed",
+            Self::Copy => "Copy failed",
+            Self::Trash => "Failed to read trash",
+            Self::Restore => "Restore failed",
+        }
+    }
+}
+
+/// What a file route lacks in a request, or cannot use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    Path,
+    PathAndContent,
+    FromAndTo,
+    FileAndPath,
+    TrashPath,
+    Form,
+    Base64,
+    Limit,
+    IfMatch,
+}
+
+impl Input {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Path | Self::PathAndContent | Self::FromAndTo | Self::FileAndPath | Self::TrashPath => {
+                "missing_field"
+            }
+            Self::Form => "bad_form",
+            Self::Base64 => "bad_base64",
+            Self::Limit => "bad_limit",
+            Self::IfMatch => "bad_precondition",
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Path => "Path required",
+            Self::PathAndContent => "Path and content required",
+            Self::FromAndTo => "From and to paths required",
+            Self::FileAndPath => "File and path required",
+            Self::TrashPath => "Trash path required",
+            Self::Form => "Invalid form data",
+            Self::Base64 => "Invalid base64 content",
+            Self::Limit => "Invalid limit",
+            Self::IfMatch => "Invalid ifMatch",
+        }
+    }
 }
 
 /// What HTTP itself has against a request for a file.
@@ -155,6 +254,8 @@ struct Look {
     error: &'static str,
     details: Option<String>,
     header: Option<(HeaderName, HeaderValue)>,
+    /// Fields of this error only, as the legacy contract has them.
+    extra: Vec<(&'static str, Value)>,
 }
 
 impl ApiError {
@@ -167,14 +268,18 @@ impl ApiError {
     /// The whole answer.
     #[must_use]
     pub fn answer(&self, request_id: &RequestId) -> Response {
-        let Look { status, code, error, details, header } = self.look();
+        let Look { status, code, error, details, header, extra } = self.look();
         let body = ErrorBody {
             error: error.to_owned(),
             details,
             code: code.to_owned(),
             request_id: request_id.as_str().to_owned(),
         };
-        let mut response = (status, Json(body)).into_response();
+        let mut fields = serde_json::to_value(body).unwrap_or_default();
+        if let Some(fields) = fields.as_object_mut() {
+            fields.extend(extra.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        }
+        let mut response = (status, Json(fields)).into_response();
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
@@ -182,7 +287,7 @@ impl ApiError {
     }
 
     fn look(&self) -> Look {
-        let look = |status, code, error| Look { status, code, error, details: None, header: None };
+        let look = plain;
         match self {
             Self::NoTicket => Look {
                 details: Some(self.to_string()),
@@ -253,6 +358,8 @@ impl ApiError {
                 },
             },
             Self::File(file) => file_look(file),
+            Self::FileRoute { action, error } => route_look(*action, error),
+            Self::Input(input) => look(StatusCode::BAD_REQUEST, input.code(), input.text()),
             Self::Http(http) => http_look(http),
             Self::Agent(_) => Look {
                 header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
@@ -263,7 +370,30 @@ impl ApiError {
 }
 
 const fn plain(status: StatusCode, code: &'static str, error: &'static str) -> Look {
-    Look { status, code, error, details: None, header: None }
+    Look { status, code, error, details: None, header: None, extra: Vec::new() }
+}
+
+fn route_look(action: Action, file: &FileError) -> Look {
+    let look = file_look(file);
+    match (action, file) {
+        (_, FileError::NotFound) => Look { error: action.missing(), ..look },
+        // These two say so of folders as well.
+        (Action::Read | Action::Download, FileError::NotAFile | FileError::NotADirectory) => {
+            Look { status: StatusCode::NOT_FOUND, error: action.missing(), ..look }
+        }
+        (_, FileError::TooLarge { size, max }) => {
+            let mut extra = vec![("size", Value::from(*size)), ("maxSize", Value::from(*max))];
+            if action == Action::Read {
+                extra.push(("hint", "Use download endpoint for large files".into()));
+            }
+            let error = if action == Action::Write { "Content too large" } else { look.error };
+            Look { error, extra, ..look }
+        }
+        (_, FileError::Io { .. }) if look.status == StatusCode::INTERNAL_SERVER_ERROR => {
+            Look { error: action.broken(), ..look }
+        }
+        _ => look,
+    }
 }
 
 fn file_look(file: &FileError) -> Look {

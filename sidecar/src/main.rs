@@ -6,6 +6,8 @@
 //!    to serve without it could be to serve an older one.
 //!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
 //! 4. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
+//!    In the background, what an earlier process left in the workspace under temporary names is removed, and once an
+//!    hour what has been in the trash, or unfinished, for too long.
 //! 5. A connection to the agent is opened and kept, for `/ready`; both listeners serve.
 //! 6. SIGTERM or SIGINT: no further connection is accepted. Then, at the same time, requests under way finish,
 //!    and open WebSockets are closed with 1012, at the end of the frame that is under way.
@@ -20,10 +22,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::time::UnixMillis;
 use sidecar::config::Config;
 use sidecar::epoch::{Arbiter, LoadError};
-use sidecar::files::Files;
 use sidecar::files::serve_tus::Uploads;
+use sidecar::files::{Files, litter, trash};
 use sidecar::server::Slots;
 use sidecar::state::App;
 use sidecar::stop::Stop;
@@ -113,10 +116,14 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = App::new(config, arbiter, files, uploads.clone(), readiness.clone(), stop.clone());
+    let app = App::new(config, arbiter, files.clone(), uploads.clone(), readiness.clone(), stop.clone());
     let app = routes::app(app);
     let slots = Slots::default();
-    tokio::spawn(purge(uploads, stop.clone()));
+    tokio::task::spawn_blocking({
+        let files = files.clone();
+        move || sweep(&files)
+    });
+    tokio::spawn(purge(uploads, files, stop.clone()));
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));
 
@@ -133,16 +140,32 @@ async fn run(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Removes uploads that were never finished.
-async fn purge(uploads: Arc<Uploads>, mut stop: Stop) {
+/// Removes what a crash left in the workspace.
+fn sweep(files: &Files) {
+    match litter::sweep(files) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed temporary files of an earlier process"),
+        Err(error) => tracing::warn!(%error, "the workspace could not be searched for temporary files"),
+    }
+}
+
+/// Removes uploads that were never finished, and what has been in the trash for as long as it is kept.
+async fn purge(uploads: Arc<Uploads>, files: Files, mut stop: Stop) {
     loop {
         tokio::select! {
             () = stop.requested() => return,
             () = tokio::time::sleep(PURGE_INTERVAL) => {}
         }
-        let uploads = uploads.clone();
+        let (uploads, files) = (uploads.clone(), files.clone());
         // A round that fails is made up for by the next one.
-        let _next = tokio::task::spawn_blocking(move || uploads.purge(clock::now(), false)).await;
+        let _next = tokio::task::spawn_blocking(move || {
+            uploads.purge(clock::now(), false);
+            let before = UnixMillis(clock::now().0.saturating_sub(trash::KEEP_MS));
+            if let Err(error) = trash::purge(&files, Some(before)) {
+                tracing::warn!(%error, "the trash could not be purged");
+            }
+        })
+        .await;
     }
 }
 

@@ -1,14 +1,14 @@
 //! Deleting one file under preconditions.
 
-use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, unlinkat};
 use shared::time::UnixMillis;
 
-use super::Files;
 use super::error::{FileError, failed};
-use super::meta::Kind;
-use super::path::{TRASH_DIR, WorkspacePath};
-use super::read;
+use super::meta::{Kind, Meta};
+use super::path::WorkspacePath;
 use super::serve_upload::validators;
+use super::trash::{self, Trashed};
+use super::{Files, read};
 use crate::http_semantics::conditional::{Access, Preconditions, Verdict};
 
 /// Where a file is to go.
@@ -28,51 +28,51 @@ pub fn file(
     path: &WorkspacePath,
     preconditions: &Preconditions,
     goes: Where,
-) -> Result<Result<Option<WorkspacePath>, Verdict>, FileError> {
+) -> Result<Result<Option<Trashed>, Verdict>, FileError> {
+    let judge = |meta: &Meta| judge(files, path, meta, preconditions);
+    if let Where::Trash(now) = goes {
+        return Ok(trash::discard_if(files, path, now, judge)?.map(Some));
+    }
     let target = files.root.target(path)?;
     let _held = files.locks.hold(&[&target]);
     let meta = target.metadata()?.ok_or(FileError::NotFound)?;
     if target.is_protected {
         return Err(FileError::Protected);
     }
-    if !matches!(meta.kind, Kind::File | Kind::Symlink) {
+    if let Err(verdict) = judge(&meta)? {
+        return Ok(Err(verdict));
+    }
+    unlinkat(&target.parent, &target.name, AtFlags::empty()).map_err(failed("unlink"))?;
+    target.sync_parent()?;
+    Ok(Ok(None))
+}
+
+fn judge(
+    files: &Files,
+    path: &WorkspacePath,
+    meta: &Meta,
+    preconditions: &Preconditions,
+) -> Result<Result<(), Verdict>, FileError> {
+    if !is_file(meta) {
         return Err(FileError::NotAFile);
     }
-    if *preconditions != Preconditions::default() {
-        // Of a link, the tag is that of the file which readers see through it.
-        let now = match files.root.open_file(path) {
-            Ok((file, meta)) => Some(validators(&read::strong_etag(files, &file, &meta)?, &meta)?),
-            Err(FileError::NotFound) => None,
-            Err(error) => return Err(error),
-        };
-        match preconditions.evaluate(Access::Write, now.as_ref()) {
-            Verdict::Proceed => {}
-            refused @ (Verdict::NotModified(_)
-            | Verdict::PreconditionFailed(_)
-            | Verdict::PreconditionRequired) => return Ok(Err(refused)),
-        }
+    if *preconditions == Preconditions::default() {
+        return Ok(Ok(()));
     }
-    let place = match goes {
-        Where::Nowhere => {
-            unlinkat(&target.parent, &target.name, AtFlags::empty()).map_err(failed("unlink"))?;
-            None
-        }
-        Where::Trash(now) => {
-            let trash = WorkspacePath::root().join(TRASH_DIR)?;
-            let dir = files.root.make_dirs(&trash)?;
-            let name = path.name().ok_or(FileError::Protected)?;
-            // Names as long as can be are cut, at a character's border, to make room for the time.
-            let suffix = format!(".{}", now.0);
-            let room = super::path::MAX_SEGMENT_BYTES.saturating_sub(suffix.len());
-            let end = (0..=room.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
-            let place = trash.join(&format!("{}{suffix}", name.get(..end).unwrap_or_default()))?;
-            let new = place.name().unwrap_or_default();
-            renameat_with(&target.parent, &target.name, &dir, new, RenameFlags::NOREPLACE)
-                .map_err(failed("rename"))?;
-            rustix::fs::fsync(&dir).map_err(failed("fsync folder"))?;
-            Some(place)
-        }
+    // Of a link, the tag is that of the file which readers see through it.
+    let now = match files.root.open_file(path) {
+        Ok((file, meta)) => Some(validators(&read::strong_etag(files, &file, &meta)?, &meta)?),
+        Err(FileError::NotFound) => None,
+        Err(error) => return Err(error),
     };
-    target.sync_parent()?;
-    Ok(Ok(place))
+    Ok(match preconditions.evaluate(Access::Write, now.as_ref()) {
+        Verdict::Proceed => Ok(()),
+        refused @ (Verdict::NotModified(_)
+        | Verdict::PreconditionFailed(_)
+        | Verdict::PreconditionRequired) => Err(refused),
+    })
+}
+
+const fn is_file(meta: &Meta) -> bool {
+    matches!(meta.kind, Kind::File | Kind::Symlink)
 }

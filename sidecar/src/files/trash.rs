@@ -6,6 +6,7 @@
 //! to a place that the client names.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -55,7 +56,8 @@ pub struct Item {
 }
 
 /// What a deletion answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Trashed {
     pub trash_path: String,
     pub trashed_at: Timestamp,
@@ -73,15 +75,33 @@ struct Line {
 /// # Errors
 /// It is missing, protected or outside; `.trash` is no folder; the disk fails.
 pub fn discard(files: &Files, path: &WorkspacePath, now: UnixMillis) -> Result<Trashed, FileError> {
+    let Ok(trashed) = discard_if(files, path, now, |_| Ok(Ok::<(), Infallible>(())))?;
+    Ok(trashed)
+}
+
+/// As [`discard`], if `judge` has nothing against what is there at that moment. Else, inside, what it has. Blocks.
+///
+/// # Errors
+/// Those of [`discard`] and of `judge`.
+pub fn discard_if<V>(
+    files: &Files,
+    path: &WorkspacePath,
+    now: UnixMillis,
+    judge: impl FnOnce(&Meta) -> Result<Result<(), V>, FileError>,
+) -> Result<Result<Trashed, V>, FileError> {
     let target = files.root.target(path)?;
     target.metadata()?.ok_or(FileError::NotFound)?;
     if target.is_protected {
         return Err(FileError::Protected);
     }
     let original = path.to_string();
-    let trash = open(files, true)?;
     let _changing = files.trash.lock().unwrap_or_else(PoisonError::into_inner);
     let _held = files.locks.hold(&[&target]);
+    if let Err(against) = judge(&target.metadata()?.ok_or(FileError::NotFound)?)? {
+        return Ok(Err(against));
+    }
+    // Not earlier: what is refused changes nothing.
+    let trash = open(files, true)?;
     let name = path.name().ok_or(FileError::Protected)?;
     for ms in now.0..now.0.saturating_add(MAX_SAME_NAME) {
         let entry = format!("{}.{ms}", shortened(name, MAX_SEGMENT_BYTES - 21));
@@ -97,11 +117,11 @@ pub fn discard(files: &Files, path: &WorkspacePath, now: UnixMillis) -> Result<T
         }
         fsync(&trash).map_err(failed("fsync folder"))?;
         target.sync_parent()?;
-        return Ok(Trashed {
+        return Ok(Ok(Trashed {
             trash_path: path_of(&entry),
             trashed_at: Timestamp(UnixMillis(ms)),
             expires_at: Timestamp(UnixMillis(ms).plus_ms(KEEP_MS)),
-        });
+        }));
     }
     Err(FileError::Exists)
 }

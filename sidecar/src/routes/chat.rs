@@ -8,10 +8,10 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use shared::time::UnixMillis;
 
+use super::body;
 use super::history::is_session_key;
 use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
@@ -22,10 +22,6 @@ use crate::{clock, random};
 
 /// The largest message that fits into the agent's frame, with every character escaped.
 const MAX_BODY_BYTES: usize = 6 * agent_rpc::MAX_FRAME_BYTES;
-
-/// What is read of a larger body and thrown away, so that the client comes to read why, instead of finding the
-/// connection closed while it writes. After that it is closed.
-const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
 
 /// A UUID has 36.
 const MAX_KEY_BYTES: usize = 128;
@@ -70,7 +66,7 @@ pub(super) async fn send(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Sent>, ApiError> {
-    let body = collect(body).await?;
+    let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(|_size| ApiError::MessageTooLarge)?;
     let send: Send = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
     let message = send.message.filter(|message| !message.trim().is_empty()).ok_or(ApiError::NoMessage)?;
     let session_key = send.session_key.filter(|key| !key.is_empty()).unwrap_or_else(|| "main".to_owned());
@@ -85,22 +81,6 @@ pub(super) async fn send(
     let result = agent_rpc::call(app.agent, &token, Scope::Write, "chat.send", &params).await?;
     let status = result.get("status").and_then(|status| status.as_str()).map(ToOwned::to_owned);
     Ok(Json(Sent { ok: true, session_key, timestamp: clock::now(), run_id, status }))
-}
-
-async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
-    let (mut kept, mut length) = (Vec::new(), 0_usize);
-    while let Some(frame) = body.frame().await {
-        // Who breaks off does not read the answer either.
-        let frame = frame.map_err(|_| ApiError::BadJson)?;
-        let data = frame.data_ref().map(AsRef::as_ref).unwrap_or_default();
-        length = length.saturating_add(data.len());
-        if length <= MAX_BODY_BYTES {
-            kept.extend_from_slice(data);
-        } else if length > MAX_DRAINED_BYTES {
-            break;
-        }
-    }
-    if length > MAX_BODY_BYTES { Err(ApiError::MessageTooLarge) } else { Ok(kept) }
 }
 
 fn idempotency_key(body: Option<String>, headers: &HeaderMap) -> Result<String, ApiError> {

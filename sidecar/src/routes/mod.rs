@@ -2,7 +2,9 @@
 
 mod agent;
 mod archive;
+mod body;
 mod chat;
+mod files;
 mod history;
 mod keepalive;
 mod raw;
@@ -33,6 +35,7 @@ pub fn app(state: App) -> Router {
             .route(&format!("{prefix}/status"), get(status::get))
             .route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch))
             .route(&format!("{prefix}/files/archive"), get(archive::get));
+        router = files::mount(router, prefix);
         for route in tus::ROUTES {
             router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
         }

@@ -23,6 +23,7 @@ use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
+use crate::files::trash::Trashed;
 use crate::files::write::{Draft, Written};
 use crate::files::{serve_remove, serve_upload};
 use crate::http_semantics::conditional::{self, Access, Preconditions, Verdict};
@@ -50,9 +51,9 @@ const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest")
 
 /// What the query says; whatever else is in it belongs to the edge.
 #[derive(Debug, Default)]
-struct Query {
-    download: bool,
-    permanent: bool,
+pub(super) struct Query {
+    pub(super) download: bool,
+    pub(super) permanent: bool,
 }
 
 pub(super) async fn dispatch(
@@ -105,7 +106,8 @@ pub(super) fn refused(verdict: Verdict) -> ApiError {
 
 // === GET and HEAD ===
 
-async fn get(
+/// Answers with the file, or as much of it as the request asks for.
+pub(super) async fn get(
     app: &App,
     path: &WorkspacePath,
     request: &Parts,
@@ -322,8 +324,8 @@ fn stored(written: &Written, target: &str) -> Response {
 struct Deleted {
     success: bool,
     path: WorkspacePath,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trash_path: Option<WorkspacePath>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    trashed: Option<Trashed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     permanent: Option<bool>,
 }
@@ -338,9 +340,9 @@ async fn delete(
         if query.permanent { serve_remove::Where::Nowhere } else { serve_remove::Where::Trash(clock::now()) };
     let (at, preconditions) = (path.clone(), preconditions.clone());
     let removed = app.files.run(move |files| serve_remove::file(files, &at, &preconditions, goes)).await?;
-    let trash_path = removed.map_err(refused)?;
+    let trashed = removed.map_err(refused)?;
     let permanent = query.permanent.then_some(true);
-    Ok(Json(Deleted { success: true, path: path.clone(), trash_path, permanent }).into_response())
+    Ok(Json(Deleted { success: true, path: path.clone(), trashed, permanent }).into_response())
 }
 
 // === headers ===

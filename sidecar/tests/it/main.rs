@@ -11,6 +11,7 @@
 
 mod archive;
 mod chat;
+mod files;
 mod gate;
 mod gateway;
 mod harness;

@@ -229,7 +229,7 @@ async fn upgrades_that_are_none() {
             "bad_upgrade",
         ),
         (
-            "GET /ws/api/files HTTP/1.1",
+            "GET /ws/api/nothing HTTP/1.1",
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             404,

@@ -1,0 +1,47 @@
+//! `POST /api/files/move {from, to}`. The answer's `to` is where it is now.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use super::{answer, path, small_json};
+use crate::auth::Authenticated;
+use crate::error::{Action, ApiError, Input};
+use crate::files::path::WorkspacePath;
+use crate::files::rename::rename;
+use crate::state::App;
+
+/// From where to where, of a move or a copy.
+#[derive(Deserialize)]
+pub(super) struct Ends {
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl Ends {
+    pub(super) async fn parse(body: Body) -> Result<(WorkspacePath, WorkspacePath), ApiError> {
+        let Self { from, to } = small_json(body).await?;
+        // That one is missing comes before what is wrong with the other.
+        if to.as_deref().is_none_or(str::is_empty) {
+            return Err(ApiError::Input(Input::FromAndTo));
+        }
+        Ok((path(from, Input::FromAndTo)?, path(to, Input::FromAndTo)?))
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Done {
+    pub(super) success: bool,
+    pub(super) from: WorkspacePath,
+    pub(super) to: WorkspacePath,
+}
+
+pub(super) async fn post(State(app): State<App>, _: Authenticated, body: Body) -> Result<Response, ApiError> {
+    let (from, to) = Ends::parse(body).await?;
+    answer(&app, Action::Move, move |files| {
+        let to = rename(files, &from, &to).map_err(Action::Move.failed())?;
+        Ok(Done { success: true, from, to })
+    })
+    .await
+}
