@@ -111,4 +111,6 @@ async fn pool<T: Send + 'static>(
 }
 
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod verbs_tests;
