@@ -1,5 +1,6 @@
-//! Putting a conversation away, so that no history shows it and nothing is lost.
+//! Putting conversations away, so that no history shows it and nothing is lost.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -8,24 +9,53 @@ use shared::time::UnixMillis;
 
 use super::store::Store;
 
-/// Moves the transcripts of the main conversation into `reset-<ms>` in the sessions directory. Call it after the
-/// agent has reset the session, or it would go on writing to one of them. `false`: there were no sessions.
-///
-/// # Errors
-/// The directory cannot be read or written. What was moved before stays moved; the call can be repeated.
-pub fn main_conversation(state: &Path, now: UnixMillis) -> io::Result<bool> {
-    let Some(store) = Store::open(state)? else { return Ok(false) };
-    let names = store.transcripts("main")?;
-    let folder = format!("reset-{}", now.0);
-    match fs::mkdirat(store.dir(), folder.as_str(), Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
+/// The conversations that there are now, and the files that hold them.
+#[derive(Debug)]
+pub struct Conversations {
+    store: Store,
+    keys: Vec<String>,
+    transcripts: Vec<String>,
+}
+
+impl Conversations {
+    /// Looks what there is. `None`: the agent has had no session yet.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn look(state: &Path) -> io::Result<Option<Self>> {
+        let Some(store) = Store::open(state)? else { return Ok(None) };
+        let keys: Vec<String> = store.sessions().iter().map(|session| session.key.clone()).collect();
+        let mut transcripts = BTreeSet::new();
+        for key in keys.iter().map(String::as_str).chain(["main"]) {
+            transcripts.extend(store.transcripts(key)?);
+        }
+        Ok(Some(Self { store, keys, transcripts: transcripts.into_iter().collect() }))
     }
-    for name in names {
-        match fs::renameat(store.dir(), name.as_str(), store.dir(), format!("{folder}/{name}")) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+
+    /// Their keys, as the agent's store has them.
+    #[must_use]
+    pub fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// Moves the files into `reset-<ms>` in the sessions directory. Call it after the agent has let go of the
+    /// sessions, or it would go on writing to one of them.
+    ///
+    /// # Errors
+    /// The directory cannot be written. What was moved before stays moved; the call can be repeated.
+    pub fn put_away(&self, now: UnixMillis) -> io::Result<()> {
+        let dir = self.store.dir();
+        let folder = format!("reset-{}", now.0);
+        match fs::mkdirat(dir, folder.as_str(), Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        for name in &self.transcripts {
+            match fs::renameat(dir, name.as_str(), dir, format!("{folder}/{name}")) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
-    Ok(true)
 }

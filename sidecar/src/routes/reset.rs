@@ -1,8 +1,8 @@
-//! `POST /api/reset-workspace`: an empty workspace and, unless `clearSessions=false`, a new main conversation.
+//! `POST /api/reset-workspace`: an empty workspace and, unless `clearSessions=false`, no conversations.
 //!
-//! Nothing is destroyed: what was in the workspace goes to its trash, and the transcripts of the main
-//! conversation to a folder beside the others, where no history looks. The session is reset first, because that
-//! is what can be refused while nothing has happened yet.
+//! Nothing is destroyed: what was in the workspace goes to its trash, and the transcripts to a folder beside
+//! them, where no history looks. The agent lets go of its sessions first, because that is what can be refused
+//! while nothing has happened yet.
 //!
 //! Legacy let whoever knew the gateway's token reset anybody (`adminSecret`, `targetUserId`). That is closed: the
 //! first is ignored, and the second is refused unless it names the machine's own user.
@@ -18,7 +18,8 @@ use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::ApiError;
-use crate::history::archive;
+use crate::history::archive::Conversations;
+use crate::history::store::canonical_key;
 use crate::state::App;
 use crate::workspace::{Bin, FolderBin};
 
@@ -51,27 +52,43 @@ pub(super) async fn post(
         return Err(ApiError::OtherUser);
     }
     let clear_sessions = param(&query, "clearSessions").as_deref() != Some("false");
-    if clear_sessions {
-        let token = app.identity.key.gateway_token();
-        let params = json!({ "key": MAIN });
-        agent_rpc::call(app.agent, &token, Scope::Admin, "sessions.reset", &params).await?;
-    }
+    let conversations = if clear_sessions { let_go_of_sessions(&app).await? } else { None };
 
-    let (state, workspace) = (app.agent_state_dir.clone(), app.workspace_dir.clone());
-    let cleared = tokio::task::spawn_blocking(move || -> std::io::Result<Cleared> {
+    let workspace = app.workspace_dir.clone();
+    let cleared = blocking(move || {
         let now = clock::now();
-        let clawdbot =
-            if clear_sessions { Some(found(archive::main_conversation(&state, now)?)) } else { None };
+        let clawdbot = match &conversations {
+            Some(conversations) => conversations.put_away(now).map(|()| true)?,
+            None => false,
+        };
         let workspace = found(FolderBin(workspace).take_everything(now)?);
-        Ok(Cleared { workspace, clawdbot })
-    });
-    let cleared = cleared
-        .await
-        .map_err(std::io::Error::other)
-        .flatten()
-        .map_err(|error| ApiError::ResetFailed(error.into()))?;
+        Ok(Cleared { workspace, clawdbot: clear_sessions.then(|| found(clawdbot)) })
+    })
+    .await?;
     let message = "User data cleared and gateway restarted. Refresh to see fresh state.";
     Ok(Json(Done { success: true, message, user_id, cleared }))
+}
+
+/// Has the agent begin its main conversation anew and forget the others. Their transcripts stay where they are.
+async fn let_go_of_sessions(app: &App) -> Result<Option<Conversations>, ApiError> {
+    let state = app.agent_state_dir.clone();
+    let conversations = blocking(move || Conversations::look(&state)).await?;
+    let token = app.identity.key.gateway_token();
+    let call = async |method: &str, params: serde_json::Value| {
+        agent_rpc::call(app.agent, &token, Scope::Admin, method, &params).await
+    };
+    call("sessions.reset", json!({ "key": MAIN })).await?;
+    for key in conversations.iter().flat_map(Conversations::keys).filter(|key| canonical_key(key) != MAIN) {
+        call("sessions.delete", json!({ "key": key, "deleteTranscript": false })).await?;
+    }
+    Ok(conversations)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other).flatten();
+    done.map_err(|error| ApiError::ResetFailed(error.into()))
 }
 
 /// The contract's words.

@@ -120,13 +120,20 @@ async fn a_reset_puts_everything_away_and_destroys_nothing() {
     assert_eq!((&body["success"], &body["userId"]), (&json!(true), &json!(crate::harness::USER)), "{body}");
     assert_eq!(body["cleared"], json!({"workspace": "deleted", "clawdbot": "deleted"}));
     assert_eq!(gateway.calls()[0]["params"], json!({"key": "agent:main:main"}));
-    assert!(sessions.join("work.jsonl").exists() && !sessions.join("old.jsonl").exists());
-    assert_eq!(sidecar.get("/ws/api/history").await.json()["messages"], json!([]));
-    assert_eq!(sidecar.get("/ws/api/history?sessionKey=work").await.json()["messages"][0]["content"], "a");
+    let forgotten = json!({"key": "agent:main:work", "deleteTranscript": false});
+    assert_eq!(gateway.calls()[1]["params"], forgotten);
+    assert!(!sessions.join("work.jsonl").exists() && !sessions.join("old.jsonl").exists());
+    for key in ["main", "work"] {
+        let history = sidecar.get(&format!("/ws/api/history?sessionKey={key}")).await.json();
+        assert_eq!(history["messages"], json!([]), "{key}");
+    }
     let kept = std::fs::read_dir(workspace.join(".trash")).unwrap();
     assert!(kept.flatten().any(|reset| reset.path().join("a.txt").exists()));
     let kept = std::fs::read_dir(&sessions).unwrap();
-    assert!(kept.flatten().any(|reset| reset.path().join("old.jsonl").exists()));
+    let kept: Vec<_> = kept.flatten().map(|reset| reset.path()).collect();
+    for name in ["old.jsonl", "work.jsonl"] {
+        assert!(kept.iter().any(|reset| reset.join(name).exists()), "{name}");
+    }
 
     let alone = Sidecar::before("127.0.0.1:1".parse().unwrap()).await;
     std::fs::create_dir_all(alone.workspace().join("kept")).unwrap();

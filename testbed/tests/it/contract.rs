@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::support::{sidecar, tools, user};
 
 /// What the sidecar serves already, of what cases need: "files", "history", "chat", "status", "reset".
-const SIDECAR_HAS: &[&str] = &["history", "chat"];
+const SIDECAR_HAS: &[&str] = &["files", "history", "chat", "reset"];
 
 /// What cases may need.
 const NEEDS: [&str; 5] = ["files", "history", "chat", "status", "reset"];
