@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use shared::id::RequestId;
 use shared::ticket::TicketError;
 use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
@@ -245,6 +246,21 @@ impl From<RpcError> for ApiError {
     }
 }
 
+/// The body: what clients have always read, and the same in the words of RFC 9457.
+#[derive(Serialize)]
+struct Problem {
+    #[serde(flatten)]
+    legacy: ErrorBody,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    instance: String,
+}
+
 /// How an error looks from outside.
 struct Look {
     status: StatusCode,
@@ -275,11 +291,19 @@ impl ApiError {
             code: code.to_owned(),
             request_id: request_id.as_str().to_owned(),
         };
-        let mut fields = serde_json::to_value(body).unwrap_or_default();
-        if let Some(fields) = fields.as_object_mut() {
-            fields.extend(extra.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        }
-        let mut response = (status, Json(fields)).into_response();
+        let body = Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or(error),
+            status: status.as_u16(),
+            detail: body.details.clone().unwrap_or_else(|| body.error.clone()),
+            instance: format!("urn:x-request-id:{}", body.request_id),
+            legacy: body,
+            extra: extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        };
+        let mut response = (status, Json(body)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
