@@ -336,12 +336,23 @@ async fn what_is_too_large_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_crash_leaves_no_litter_for_long() {
+async fn a_start_sweeps_litter_and_what_is_due_in_the_trash() {
     let (sidecar, _gateway) = Sidecar::start().await;
-    fs::create_dir(sidecar.workspace().join("dir")).unwrap();
-    let litter = sidecar.workspace().join("dir/.automna-tmp-0000000000000000-1");
-    fs::write(&litter, "half").unwrap();
+    let root = sidecar.workspace();
+    for dir in ["dir", ".trash"] {
+        fs::create_dir(root.join(dir)).unwrap();
+    }
+    let litter = root.join("dir/.automna-tmp-0000000000000000-1");
+    let due = root.join(".trash/old.1000000000000");
+    for path in [&litter, &due, &root.join("kept")] {
+        fs::write(path, "x").unwrap();
+    }
+    let deleted = sidecar.call("DELETE", "/api/files?path=/root/clawd/kept", &[], "").await.json();
     let sidecar = sidecar.restart().await;
-    eventually("it is swept", async || !litter.exists()).await;
-    only(&sidecar, &["dir"]).await;
+    eventually("it is swept", async || !litter.exists() && !due.exists()).await;
+    let items = sidecar.get("/api/files/trash").await.json();
+    assert_eq!(items["items"].as_array().unwrap().len(), 1);
+    assert_eq!(items["items"][0]["trashPath"], deleted["trashPath"]);
+    assert_eq!(items["items"][0]["originalPath"], "/root/clawd/kept");
+    only(&sidecar, &[".trash", "dir"]).await;
 }
