@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use shared::id::RequestId;
 use shared::ticket::TicketError;
 use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
@@ -245,6 +246,21 @@ impl From<RpcError> for ApiError {
     }
 }
 
+/// The body: what clients have always read, and the same in the words of RFC 9457.
+#[derive(Serialize)]
+struct Problem {
+    #[serde(flatten)]
+    legacy: ErrorBody,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    instance: String,
+}
+
 /// How an error looks from outside.
 struct Look {
     status: StatusCode,
@@ -275,11 +291,19 @@ impl ApiError {
             code: code.to_owned(),
             request_id: request_id.as_str().to_owned(),
         };
-        let mut fields = serde_json::to_value(body).unwrap_or_default();
-        if let Some(fields) = fields.as_object_mut() {
-            fields.extend(extra.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        }
-        let mut response = (status, Json(fields)).into_response();
+        let body = Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or(error),
+            status: status.as_u16(),
+            detail: body.details.clone().unwrap_or_else(|| body.error.clone()),
+            instance: format!("urn:x-request-id:{}", body.request_id),
+            legacy: body,
+            extra: extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        };
+        let mut response = (status, Json(body)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, value);
         }
@@ -510,5 +534,46 @@ impl IntoResponse for ApiError {
         let mut response = self.look().status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks(action: Action, error: FileError) -> (u16, &'static str, Vec<&'static str>) {
+        let Look { status, error, extra, .. } = action.failed()(error).look();
+        (status.as_u16(), error, extra.into_iter().map(|(name, _)| name).collect())
+    }
+
+    #[test]
+    fn faults_have_the_words_of_their_route() {
+        let io = |kind: io::ErrorKind| FileError::Io { what: "test", source: Arc::new(kind.into()) };
+        let rows = [
+            (Action::List, "Failed to list directory"),
+            (Action::Read, "Failed to read file"),
+            (Action::Write, "Failed to write file"),
+            (Action::Upload, "Upload failed"),
+            (Action::Download, "Download failed"),
+            (Action::Delete, "Delete failed"),
+            (Action::Mkdir, "Failed to create directory"),
+            (Action::Move, "Move failed"),
+        ];
+        for (action, text) in rows {
+            assert_eq!(looks(action, io(io::ErrorKind::Other)), (500, text, vec![]));
+            assert_eq!(looks(action, io(io::ErrorKind::StorageFull)), (507, "No space left", vec![]));
+            assert_eq!(looks(action, io(io::ErrorKind::PermissionDenied)).0, 403);
+            assert_eq!(looks(action, FileError::Exists).0, 409);
+            assert_eq!(looks(action, FileError::Precondition { current: None }).0, 412);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_says_how_large() {
+        let large = || FileError::TooLarge { size: 2, max: 1 };
+        let write = (413, "Content too large", vec!["size", "maxSize"]);
+        assert_eq!(looks(Action::Write, large()), write);
+        assert_eq!(looks(Action::Upload, large()), (413, "File too large", vec!["size", "maxSize"]));
+        assert_eq!(looks(Action::Read, large()), (413, "File too large", vec!["size", "maxSize", "hint"]));
     }
 }

@@ -119,10 +119,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     let app = App::new(config, arbiter, files.clone(), uploads.clone(), readiness.clone(), stop.clone());
     let app = routes::app(app);
     let slots = Slots::default();
-    tokio::task::spawn_blocking({
-        let files = files.clone();
-        move || sweep(&files)
-    });
+    sweep(files.clone())?;
     tokio::spawn(purge(uploads, files, stop.clone()));
     tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
     tokio::spawn(server::serve(public, app, slots.clone(), stop));
@@ -140,13 +137,22 @@ async fn run(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Removes what a crash left in the workspace.
-fn sweep(files: &Files) {
-    match litter::sweep(files) {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "removed temporary files of an earlier process"),
-        Err(error) => tracing::warn!(%error, "the workspace could not be searched for temporary files"),
-    }
+/// Removes what a crash left in the workspace, and what is due in the trash. On a thread of its own: it can take half a minute, the pool is for
+/// requests, and the process does not wait for it at its end.
+fn sweep(files: Files) -> Result<(), StartError> {
+    let work = move || {
+        match litter::sweep(&files) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed temporary files of an earlier process"),
+            Err(error) => {
+                tracing::warn!(%error, "the workspace could not be searched for temporary files");
+            }
+        }
+        // A machine that sleeps when nobody needs it may never reach its first full hour.
+        purge_trash(&files);
+    };
+    let thread = std::thread::Builder::new().name("sweep".to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| StartError::System { what: "sweep", error })
 }
 
 /// Removes uploads that were never finished, and what has been in the trash for as long as it is kept.
@@ -160,12 +166,17 @@ async fn purge(uploads: Arc<Uploads>, files: Files, mut stop: Stop) {
         // A round that fails is made up for by the next one.
         let _next = tokio::task::spawn_blocking(move || {
             uploads.purge(clock::now(), false);
-            let before = UnixMillis(clock::now().0.saturating_sub(trash::KEEP_MS));
-            if let Err(error) = trash::purge(&files, Some(before)) {
-                tracing::warn!(%error, "the trash could not be purged");
-            }
+            purge_trash(&files);
         })
         .await;
+    }
+}
+
+/// Removes what has been in the trash for as long as it is kept.
+fn purge_trash(files: &Files) {
+    let before = UnixMillis(clock::now().0.saturating_sub(trash::KEEP_MS));
+    if let Err(error) = trash::purge(files, Some(before)) {
+        tracing::warn!(%error, "the trash could not be purged");
     }
 }
 

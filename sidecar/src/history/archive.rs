@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{self, Mode};
 use shared::time::UnixMillis;
 
-use super::store::Store;
+use super::store::{Store, canonical_key};
 
 /// The conversations that there are now, and the files that hold them.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Looks what there is. `None`: the agent has had no session yet.
+    /// Looks what there is, after the agent has begun its main conversation anew. `None`: the agent has had no session yet.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -28,6 +28,12 @@ impl Conversations {
         let mut transcripts = BTreeSet::new();
         for key in keys.iter().map(String::as_str).chain(["main"]) {
             transcripts.extend(store.transcripts(key)?);
+        }
+        // What the main conversation goes on in belongs to whoever writes after the reset.
+        let current =
+            store.sessions().iter().filter(|session| canonical_key(&session.key) == canonical_key("main"));
+        for id in current.filter_map(|session| session.session_id.as_deref()) {
+            transcripts.remove(&format!("{id}.jsonl"));
         }
         Ok(Some(Self { store, keys, transcripts: transcripts.into_iter().collect() }))
     }

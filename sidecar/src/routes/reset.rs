@@ -71,13 +71,13 @@ pub(super) async fn post(
 
 /// Has the agent begin its main conversation anew and forget the others. Their transcripts stay where they are.
 async fn let_go_of_sessions(app: &App) -> Result<Option<Conversations>, ApiError> {
-    let state = app.agent_state_dir.clone();
-    let conversations = blocking(move || Conversations::look(&state)).await?;
     let token = app.identity.key.gateway_token();
     let call = async |method: &str, params: serde_json::Value| {
         agent_rpc::call(app.agent, &token, Scope::Admin, method, &params).await
     };
     call("sessions.reset", json!({ "key": MAIN })).await?;
+    let state = app.agent_state_dir.clone();
+    let conversations = blocking(move || Conversations::look(&state)).await?;
     for key in conversations.iter().flat_map(Conversations::keys).filter(|key| canonical_key(key) != MAIN) {
         call("sessions.delete", json!({ "key": key, "deleteTranscript": false })).await?;
     }

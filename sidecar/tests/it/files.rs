@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sidecar};
+use crate::harness::{Answer, Sidecar, eventually};
 
 async fn post(sidecar: &Sidecar, route: &str, body: &Value) -> Answer {
     sidecar.post(&format!("/api/files/{route}"), &[], &body.to_string()).await
@@ -27,6 +27,12 @@ fn names(sidecar: &Sidecar) -> Vec<String> {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// Waits until nothing else is in the workspace: temporary names go away in the background.
+async fn only(sidecar: &Sidecar, expected: &[impl AsRef<str>]) {
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    eventually(&format!("only {expected:?}"), async || names(sidecar) == expected).await;
 }
 
 #[tokio::test]
@@ -147,7 +153,7 @@ async fn the_bad_half_has_the_contracts_words() {
         assert_failed(&bad, 400, "Invalid JSON body");
     }
     assert_failed(&sidecar.post("/api/files/upload", &[], "x").await, 400, "Invalid form data");
-    assert_eq!(names(&sidecar), before);
+    only(&sidecar, &before).await;
 }
 
 #[tokio::test]
@@ -167,7 +173,7 @@ async fn folders_are_made_and_things_moved_and_copied() {
     assert_eq!(moved.json(), expected);
     assert_eq!(fs::read(root.join("a/b/x")).unwrap(), b"x");
     assert_eq!(fs::read(root.join("new/y")).unwrap(), b"x");
-    assert_eq!(names(&sidecar), ["a", "new"]);
+    only(&sidecar, &["a", "new"]).await;
 }
 
 #[tokio::test]
@@ -198,7 +204,7 @@ async fn what_is_deleted_comes_back() {
     let emptied = sidecar.call("DELETE", "/api/files/trash", &[], "").await;
     assert_eq!(emptied.json(), json!({"success": true, "removed": 1}));
     assert_eq!(sidecar.get("/api/files/trash").await.json(), json!({"items": []}));
-    assert_eq!(names(&sidecar), [".trash"]);
+    only(&sidecar, &[".trash"]).await;
 }
 
 /// A form of these parts: header lines and content.
@@ -236,7 +242,7 @@ async fn uploads_in_either_order() {
     assert_failed(&upload(&sidecar, &[path]).await, 400, "File and path required");
     let outside: (&str, &[u8]) = ("name=\"path\"", b"/etc/x");
     assert_failed(&upload(&sidecar, &[file, outside]).await, 400, "Path must be within workspace");
-    assert_eq!(names(&sidecar), ["up"]);
+    only(&sidecar, &["up"]).await;
 }
 
 #[tokio::test]
@@ -255,4 +261,98 @@ async fn downloads_carry_their_type_name_and_tag() {
     assert_eq!(again.status(), 304);
     let part = sidecar.call("GET", target, &[("range", "bytes=1-2")], "").await;
     assert_eq!((part.status(), &part.body[..]), (206, &b"ex"[..]));
+}
+
+#[tokio::test]
+async fn the_list_is_in_the_browsers_order_and_comes_in_pages() {
+    let (sidecar, _gateway) = Sidecar::start().await;
+    let root = sidecar.workspace();
+    for dir in ["z", "A"] {
+        fs::create_dir(root.join(dir)).unwrap();
+    }
+    for file in ["b.txt", "B.txt", "a10", "_x", ".env", "1", "é|\n"] {
+        fs::write(root.join(file), "").unwrap();
+    }
+    let expected = ["A", "z", "_x", ".env", "1", "a10", "b.txt", "B.txt", "é|\n"];
+    let names = |listed: &Value| -> Vec<String> {
+        let files = listed["files"].as_array().unwrap();
+        files.iter().map(|file| file["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = sidecar.get("/api/files/list?path=/root/clawd/").await.json();
+    assert_eq!(names(&whole), expected);
+    assert_eq!(
+        (&whole["files"][0]["type"], &whole["files"][3]["extension"]),
+        (&json!("directory"), &json!("env"))
+    );
+    let (mut paged, mut target) = (Vec::new(), "/api/files/list?limit=2".to_owned());
+    loop {
+        let page = sidecar.get(&target).await.json();
+        paged.extend(names(&page));
+        let Some(cursor) = page["nextCursor"].as_str() else { break };
+        target = format!("/api/files/list?limit=2&cursor={cursor}");
+    }
+    assert_eq!(paged, expected);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_leaves_nothing() {
+    const MAX_TEXT: usize = 10 * 1024 * 1024;
+    const MAX_UPLOAD: usize = 50 * 1024 * 1024;
+    let (sidecar, _gateway) = Sidecar::start().await;
+    let write = async |length| {
+        post(&sidecar, "write", &json!({"path": "/root/clawd/a", "content": "x".repeat(length)})).await
+    };
+    assert_eq!(write(MAX_TEXT).await.json()["size"], MAX_TEXT);
+    assert_eq!(sidecar.get("/api/files/read?path=/root/clawd/a").await.json()["size"], MAX_TEXT);
+    let larger = write(MAX_TEXT + 1).await;
+    assert_failed(&larger, 413, "Content too large");
+    let larger = larger.json();
+    assert_eq!((&larger["size"], &larger["maxSize"]), (&json!(MAX_TEXT + 1), &json!(MAX_TEXT)));
+    assert_eq!(fs::metadata(sidecar.workspace().join("a")).unwrap().len(), MAX_TEXT as u64);
+    // So large that it is not even read as JSON.
+    assert_failed(&write(3 * MAX_TEXT).await, 413, "Content too large");
+
+    fs::write(sidecar.workspace().join("a"), vec![b'x'; MAX_TEXT + 1]).unwrap();
+    let read = sidecar.get("/api/files/read?path=/root/clawd/a").await;
+    assert_failed(&read, 413, "File too large");
+    let read = read.json();
+    assert_eq!((&read["size"], &read["maxSize"]), (&json!(MAX_TEXT + 1), &json!(MAX_TEXT)));
+    assert_eq!(read["hint"], "Use download endpoint for large files");
+
+    let content = vec![b'x'; MAX_UPLOAD + 1];
+    let path: (&str, &[u8]) = ("name=\"path\"", b"/root/clawd/b");
+    let file = |content| ("name=\"file\"; filename=\"b\"", content);
+    let uploaded = upload(&sidecar, &[file(&content[..MAX_UPLOAD]), path]).await.json();
+    assert_eq!(
+        (&uploaded["size"], &uploaded["mimeType"]),
+        (&json!(MAX_UPLOAD), &json!("application/octet-stream"))
+    );
+    let path: (&str, &[u8]) = ("name=\"path\"", b"/root/clawd/new/c");
+    let larger = upload(&sidecar, &[path, file(&content)]).await;
+    assert_failed(&larger, 413, "File too large");
+    let larger = larger.json();
+    assert_eq!((&larger["size"], &larger["maxSize"]), (&json!(MAX_UPLOAD + 1), &json!(MAX_UPLOAD)));
+    only(&sidecar, &["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn a_start_sweeps_litter_and_what_is_due_in_the_trash() {
+    let (sidecar, _gateway) = Sidecar::start().await;
+    let root = sidecar.workspace();
+    for dir in ["dir", ".trash"] {
+        fs::create_dir(root.join(dir)).unwrap();
+    }
+    let litter = root.join("dir/.automna-tmp-0000000000000000-1");
+    let due = root.join(".trash/old.1000000000000");
+    for path in [&litter, &due, &root.join("kept")] {
+        fs::write(path, "x").unwrap();
+    }
+    let deleted = sidecar.call("DELETE", "/api/files?path=/root/clawd/kept", &[], "").await.json();
+    let sidecar = sidecar.restart().await;
+    eventually("it is swept", async || !litter.exists() && !due.exists()).await;
+    let items = sidecar.get("/api/files/trash").await.json();
+    assert_eq!(items["items"].as_array().unwrap().len(), 1);
+    assert_eq!(items["items"][0]["trashPath"], deleted["trashPath"]);
+    assert_eq!(items["items"][0]["originalPath"], "/root/clawd/kept");
+    only(&sidecar, &[".trash", "dir"]).await;
 }

@@ -257,7 +257,8 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        assert!(self.header("content-type").unwrap().starts_with("application/json"), "{:?}", self.head);
+        let kind = self.header("content-type").unwrap();
+        assert!(matches!(kind, "application/json" | "application/problem+json"), "{:?}", self.head);
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -266,7 +267,9 @@ impl Answer {
     pub(crate) fn assert_error(&self, status: u16, code: &str) {
         let body = self.json();
         assert_eq!((self.status(), body["code"].as_str()), (status, Some(code)), "{body}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(body["requestId"].as_str(), self.header("x-request-id"));
+        assert_eq!((&body["type"], &body["status"]), (&"about:blank".into(), &status.into()));
         assert_eq!(self.header("x-automna-sidecar"), Some(env!("CARGO_PKG_VERSION")));
     }
 }
