@@ -120,7 +120,7 @@ fn act(files: &Files, dice: &mut Dice) -> bool {
     }
 }
 
-fn race(mechanism: Mechanism, operations: usize) {
+fn race(mechanism: Mechanism, operations: usize, act: fn(&Files, &mut Dice) -> bool) {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("workspace/a")).unwrap();
     fs::create_dir_all(dir.path().join("outside/sub")).unwrap();
@@ -169,20 +169,43 @@ fn race(mechanism: Mechanism, operations: usize) {
     assert!(succeeded > operations / 20, "{mechanism:?}: only {succeeded} of {operations} did anything");
 }
 
+/// Only what looks first and opens then: copying and removing a tree. The time between is short, so it is done often.
+fn copy_or_remove(files: &Files, dice: &mut Dice) -> bool {
+    if dice.roll(3) == 0 {
+        return remove::tree(files.root.fd(), "x".as_ref()).is_ok();
+    }
+    let path = |text: &str| WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap();
+    let to = format!("copy-{}", dice.roll(1 << 30));
+    if copy::copy(files, &path("x"), &path(&to)).is_err() {
+        return false;
+    }
+    for name in [to.clone(), format!("{to}/secret"), format!("{to}/sub/secret")] {
+        if let Ok(content) = read::whole(files, &path(&name), 1 << 20) {
+            assert_ne!(content.bytes, SECRET.as_bytes(), "{name}");
+        }
+    }
+    remove::permanently(files, &path(&to)).is_ok()
+}
+
+#[test]
+fn trees_do_not_lead_out() {
+    race(Mechanism::Kernel, 12_000, copy_or_remove);
+}
+
 #[test]
 fn nothing_leads_out_by_the_kernel() {
-    race(Mechanism::Kernel, 3_000);
+    race(Mechanism::Kernel, 3_000, act);
 }
 
 #[test]
 fn nothing_leads_out_by_walking() {
-    race(Mechanism::Walk, 3_000);
+    race(Mechanism::Walk, 3_000, act);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn nothing_leads_out_for_long() {
     for mechanism in [Mechanism::Kernel, Mechanism::Walk] {
-        race(mechanism, 100_000);
+        race(mechanism, 100_000, act);
     }
 }
