@@ -192,6 +192,44 @@ fn trees_do_not_lead_out() {
     race(Mechanism::Kernel, 12_000, copy_or_remove);
 }
 
+/// As fast as the kernel can, since a copy looks and opens within microseconds.
+#[test]
+fn a_copy_does_not_follow_what_was_a_folder_or_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("workspace");
+    fs::create_dir_all(dir.path().join("outside")).unwrap();
+    fs::write(dir.path().join("outside/secret"), SECRET).unwrap();
+    let files = Files::over(Root::open_with(&root, Mechanism::Kernel).unwrap());
+    fs::create_dir(root.join("d")).unwrap();
+    fs::write(root.join("f"), "inside").unwrap();
+    symlink("../outside", root.join("d-link")).unwrap();
+    symlink("../outside/secret", root.join("f-link")).unwrap();
+    let done = AtomicBool::new(false);
+    let path = |text: &str| WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap();
+    let leaks = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for (one, two) in [("d", "d-link"), ("f", "f-link")] {
+                    renameat_with(files.root.fd(), one, files.root.fd(), two, RenameFlags::EXCHANGE).unwrap();
+                }
+            }
+        });
+        let mut leaks = 0;
+        for n in 0..6_000 {
+            let to = root.join("c");
+            let _refused = copy::copy(&files, &path(["d", "f"][n % 2]), &path("c"));
+            let is_link = fs::symlink_metadata(&to).is_ok_and(|meta| meta.is_symlink());
+            let leaked =
+                to.join("secret").exists() || fs::read(&to).is_ok_and(|text| text == SECRET.as_bytes());
+            leaks += usize::from(leaked && !is_link);
+            discard(&to);
+        }
+        done.store(true, Ordering::Relaxed);
+        leaks
+    });
+    assert_eq!(leaks, 0);
+}
+
 #[test]
 fn nothing_leads_out_by_the_kernel() {
     race(Mechanism::Kernel, 3_000, act);
