@@ -47,3 +47,36 @@ impl Locks {
         usize::try_from(hash % STRIPES as u64).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::path::WorkspacePath;
+    use crate::files::root::Root;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn one_at_a_time_and_no_deadlock_whatever_the_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let target =
+            |name: &str| root.target(&WorkspacePath::parse(&format!("/root/clawd/{name}")).unwrap()).unwrap();
+        let (locks, count) = (Locks::default(), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let (locks, count) = (&locks, &count);
+                let (a, b) = (target("a"), target("b"));
+                scope.spawn(move || {
+                    let both = if n % 2 == 0 { [&a, &b] } else { [&b, &a] };
+                    for _ in 0..500 {
+                        let _held = locks.hold(&both);
+                        let seen = count.load(Ordering::Relaxed);
+                        std::thread::yield_now();
+                        count.store(seen + 1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 2000);
+    }
+}

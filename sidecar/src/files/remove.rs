@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use super::error::{FileError, failed};
 use super::path::WorkspacePath;
 use super::root::Target;
-use super::temp::Temp;
+use super::temp::{self, Temp};
 use super::{Files, meta::Kind};
 
-/// Each level holds a descriptor. Deeper trees come from programs gone wrong; they are refused whole.
+/// Each level holds a descriptor. Deeper trees come from programs gone wrong.
 pub(super) const MAX_TREE_DEPTH: usize = 256;
 
 /// Deletes `path` for good. A folder first gets a temporary name, so that nobody sees half of it; what a crash
@@ -73,7 +73,12 @@ pub(super) fn tree(dir: impl AsFd, name: &OsStr) -> Result<(), FileError> {
             Err(errno) => return Err(FileError::from_errno("rmdir", errno)),
         }
         if depth >= MAX_TREE_DEPTH {
-            return Err(FileError::TreeTooLarge);
+            // What is deeper gets a name at the top, and its turn after the rest.
+            let top = temp::fresh_name();
+            renameat(here, &name, &start, &top).map_err(failed("rename"))?;
+            pending.pop();
+            pending.insert(0, (0, top.into()));
+            continue;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let below = openat(here, &name, flags, Mode::empty()).map_err(failed("open folder"))?;

@@ -35,8 +35,7 @@ impl Temp {
     /// The handle cannot be copied.
     pub fn new(dir: impl AsFd) -> Result<Self, FileError> {
         let dir = dir.as_fd().try_clone_to_owned().map_err(super::error::failed_io("dup"))?;
-        let name = format!("{TEMP_PREFIX}{}-{}", *MARK, random::name());
-        Ok(Self { inner: Some(Inner { dir, name }) })
+        Ok(Self { inner: Some(Inner { dir, name: fresh_name() }) })
     }
 
     /// Makes an empty file of that name.
@@ -87,6 +86,11 @@ impl Drop for Inner {
             let _stays = remove::tree(&self.dir, self.name.as_ref());
         }
     }
+}
+
+/// A temporary name that nothing has.
+pub(super) fn fresh_name() -> String {
+    format!("{TEMP_PREFIX}{}-{}", *MARK, random::name())
 }
 
 /// Whether `name` is a temporary name of an earlier process.

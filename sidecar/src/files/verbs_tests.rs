@@ -167,6 +167,17 @@ fn removing() {
 }
 
 #[test]
+fn a_tree_of_any_depth_is_removed_whole() {
+    with_workspace(|root, files| {
+        let deep = format!("deep/{}", "x/".repeat(2 * remove::MAX_TREE_DEPTH + 50));
+        fs::create_dir_all(root.join(&deep)).unwrap();
+        fs::write(root.join(&deep).join("f"), "f").unwrap();
+        remove::permanently(files, &path("deep")).unwrap();
+        assert!(!root.join("deep").exists());
+    });
+}
+
+#[test]
 fn making_folders() {
     with_workspace(|root, files| {
         let go = |name: &str| mkdir(files, &path(name));

@@ -170,6 +170,16 @@ impl Sidecar {
         Self::on(self.data, self.agent).await
     }
 
+    /// Ends it as a crash would.
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Starts it again, after [`Self::kill`], on the same volume. Quiet, as [`Self::start_quiet`].
+    pub(crate) async fn again(self) -> Self {
+        Self::with_log(self.data, self.agent, "info,sidecar::gate=off").await
+    }
+
     pub(crate) fn epoch_file(&self) -> PathBuf {
         self.data.path().join(".automna/epoch")
     }

@@ -16,6 +16,7 @@ mod gate;
 mod gateway;
 mod harness;
 mod history;
+mod kill;
 mod lifecycle;
 mod page;
 mod raw;
