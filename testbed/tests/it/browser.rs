@@ -4,8 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
+use testbed::forward::{Server, text};
 
-use crate::support::{system, tools};
+use crate::support::{system, system_with, tools};
 
 #[tokio::test]
 async fn a_conversation_in_the_agents_own_page_on_each_back_end() {
@@ -55,4 +56,41 @@ async fn a_conversation_in_the_agents_own_page_on_each_back_end() {
             assert!(!text.contains(hidden), "{log} shows {hidden}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_file_api_as_a_dashboard_of_another_origin_uses_it() {
+    let tools = tools();
+    let page = Server::start(0, |_, _| async {
+        let mut page = text(hyper::StatusCode::OK, "<!doctype html><title>a dashboard</title>");
+        page.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("text/html"));
+        page
+    })
+    .await
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let vars = [("ALLOWED_ORIGINS".to_owned(), page.url())].into();
+    let system = system_with(dir.path(), "user_files", vars).await;
+    system.change_policy(json!({"default": "fly"})).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let signed = system.signed_url(&system.user);
+    let mut command = Command::new(tools.node());
+    command
+        .arg(tools.repository().join("testbed/browser/files.mjs"))
+        .arg(tools.edge_modules())
+        .arg(tools.chromium())
+        .arg(page.url())
+        .arg(system.edge.url())
+        .arg(signed.split_once('?').unwrap().1)
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let steps: Vec<String> = serde_json::from_str(said.trim()).unwrap();
+    assert_eq!(steps.len(), 10, "{steps:?}");
+    let on_disk = system.machine.agent.workspace().join("dashboard/b.md");
+    assert_eq!(std::fs::read_to_string(on_disk).unwrap(), "second");
+    assert_eq!(system.legacy.stats().requests, 0);
+    system.stop().await.unwrap();
 }

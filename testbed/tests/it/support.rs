@@ -45,11 +45,16 @@ pub(crate) fn sidecar() -> PathBuf {
 
 /// The whole system, with real agents on both sides.
 pub(crate) async fn system(dir: &Path, who: &str) -> System {
+    system_with(dir, who, BTreeMap::new()).await
+}
+
+/// The same, with further settings of the edge.
+pub(crate) async fn system_with(dir: &Path, who: &str, edge_vars: BTreeMap<String, String>) -> System {
     let spec = SystemSpec {
         dir: dir.to_owned(),
         user: user(who),
         sidecar: sidecar(),
-        edge_vars: BTreeMap::new(),
+        edge_vars,
         legacy_sleeps_after: None,
         legacy_cold_start: Duration::from_secs(1),
     };
