@@ -4,22 +4,22 @@
 // settles those promises, so callers would hang, and an alarm handler that hangs stops its object's alarms for
 // good. The runtime does say that an instance was lost, in an error event; from there every open call is failed.
 const open = new Set();
-let lostSince = false;
+let lost = false;
 
 addEventListener("error", (event) => {
   if (!(event.error instanceof WebAssembly.RuntimeError)) return;
-  lostSince = true;
-  const lost = [...open];
+  lost = true;
+  const waiting = [...open];
   open.clear();
-  for (const fail of lost) fail(new Error("the WASM instance was lost"));
+  for (const fail of waiting) fail(new Error("the WASM instance was lost"));
 });
 
-/** Whether an instance was lost since this was last asked: the next call has to go through the build's own
- * wrapper, which makes a new one. */
-export const instanceWasLost = () => {
-  const lost = lostSince;
-  lostSince = false;
-  return lost;
+/** Whether an instance was lost: the next call has to go through the build's own wrapper, which makes a new one. */
+export const instanceIsLost = () => lost;
+
+/** To be called when it does. */
+export const instanceIsReplaced = () => {
+  lost = false;
 };
 
 /** Runs `call`, and fails with it, or with the instance that it runs in. */
