@@ -15,6 +15,7 @@ use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
 use crate::agent_rpc::{MAX_FRAME_BYTES, RpcError};
 use crate::files::error::FileError;
 use crate::files::path::PathError;
+use crate::files::search::ask::AskError;
 use crate::http_semantics::conditional::Malformed;
 use crate::http_semantics::digest::BadDigest;
 use crate::http_semantics::range;
@@ -48,6 +49,8 @@ pub enum ApiError {
     BadSessionKey,
     #[error("nothing to search for")]
     BadSearch,
+    #[error(transparent)]
+    Search(#[from] AskError),
     #[error("the cursor is not one of ours")]
     BadCursor,
     #[error("the agent's sessions cannot be read: {0}")]
@@ -225,6 +228,10 @@ pub enum HttpError {
     Format,
     #[error("too many archives are being made")]
     Busy,
+    #[error("too many searches are under way")]
+    BusySearching,
+    #[error("too many clients listen for changes")]
+    BusyListening,
 }
 
 impl From<AgentError> for ApiError {
@@ -349,6 +356,7 @@ impl ApiError {
             },
             Self::BadSessionKey => look(StatusCode::BAD_REQUEST, "bad_session_key", "Invalid session key"),
             Self::BadSearch => look(StatusCode::BAD_REQUEST, "bad_search", "Query required"),
+            Self::Search(ask) => search_look(ask),
             Self::BadCursor => look(StatusCode::BAD_REQUEST, "bad_cursor", "Invalid cursor"),
             // Empty and unavailable are different answers.
             Self::HistoryUnavailable(_) => Look {
@@ -465,6 +473,16 @@ fn file_look(file: &FileError) -> Look {
     }
 }
 
+fn search_look(ask: &AskError) -> Look {
+    let (code, error, details) = match ask {
+        AskError::Empty => ("bad_search", "Query required", ask.to_string()),
+        AskError::TooLong | AskError::Parameter(_) => ("bad_search", "Invalid search", ask.to_string()),
+        AskError::Regex { explained } => ("bad_regex", "Invalid regular expression", explained.clone()),
+        AskError::Glob { explained } => ("bad_glob", "Invalid glob", explained.clone()),
+    };
+    Look { details: Some(details), ..plain(StatusCode::BAD_REQUEST, code, error) }
+}
+
 fn http_look(http: &HttpError) -> Look {
     let look = |status, code, error| Look { details: Some(http.to_string()), ..plain(status, code, error) };
     let bad = |code| look(StatusCode::BAD_REQUEST, code, "Bad request");
@@ -521,7 +539,7 @@ fn http_look(http: &HttpError) -> Look {
         ),
         HttpError::TooLong => look(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "File too large"),
         HttpError::Format => bad("bad_format"),
-        HttpError::Busy => Look {
+        HttpError::Busy | HttpError::BusySearching | HttpError::BusyListening => Look {
             header: Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
             ..look(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy")
         },

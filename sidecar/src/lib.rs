@@ -1,7 +1,7 @@
 //! The sidecar: the one door of a user's machine, in front of clawdbot on loopback.
 //!
 //! ```text
-//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [files], [history], chat ([agent_rpc]), …
+//! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [files], [watch], [history], chat ([agent_rpc]), …
 //!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
 //! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
 //! ```
@@ -41,6 +41,7 @@ pub mod routes;
 pub mod server;
 pub mod state;
 pub mod stop;
+pub mod watch;
 pub mod workspace;
 
 /// The version that every answer carries in [`shared::wire::SIDECAR_HEADER`].

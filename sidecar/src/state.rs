@@ -9,12 +9,14 @@ use tokio::sync::Semaphore;
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
+use crate::files::search::MAX_SEARCHES;
 use crate::files::serve_archive::MAX_ARCHIVES;
 use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
 use crate::readiness::Watch;
 use crate::stop::Stop;
+use crate::watch::feed::Feed;
 
 /// A cheap handle; clones share one state.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Inner {
     pub uploads: Arc<Uploads>,
     /// Places for archives that are being made.
     pub archives: Arc<Semaphore>,
+    /// Places for searches that are under way.
+    pub searches: Arc<Semaphore>,
+    /// What changes in the workspace.
+    pub feed: Feed,
     /// Where the agent listens.
     pub agent: SocketAddr,
     /// Where the agent keeps sessions.
@@ -57,10 +63,12 @@ impl App {
         readiness: Watch,
         stop: Stop,
     ) -> Self {
-        let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
+        let Config { identity, data_dir, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
         let archives = Arc::new(Semaphore::new(MAX_ARCHIVES));
+        let searches = Arc::new(Semaphore::new(MAX_SEARCHES));
+        let feed = Feed::new(files.clone(), data_dir.join(".automna/changes"));
         Self(Arc::new(Inner {
             identity,
             user_hash,
@@ -68,6 +76,8 @@ impl App {
             files,
             uploads,
             archives,
+            searches,
+            feed,
             agent,
             agent_state_dir,
             workspace_dir,

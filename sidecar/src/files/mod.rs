@@ -16,6 +16,7 @@
 //!
 //! What it is not, on purpose: it knows no HTTP, and it keeps no cache of content.
 
+pub mod below;
 pub mod collation;
 pub mod copy;
 pub mod error;
@@ -31,6 +32,7 @@ pub mod read;
 pub mod remove;
 pub mod rename;
 pub mod root;
+pub mod search;
 pub mod serve;
 pub mod serve_archive;
 pub mod serve_remove;

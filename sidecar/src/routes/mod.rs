@@ -4,11 +4,13 @@ mod agent;
 mod archive;
 mod body;
 mod chat;
+mod events;
 mod files;
 mod history;
 mod keepalive;
 mod raw;
 mod reset;
+mod search;
 mod status;
 mod tus;
 
@@ -34,7 +36,9 @@ pub fn app(state: App) -> Router {
             .route(&format!("{prefix}/reset-workspace"), post(reset::post))
             .route(&format!("{prefix}/status"), get(status::get))
             .route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch))
-            .route(&format!("{prefix}/files/archive"), get(archive::get));
+            .route(&format!("{prefix}/files/archive"), get(archive::get))
+            .route(&format!("{prefix}/files/search"), get(search::get))
+            .route(&format!("{prefix}/files/events"), get(events::get));
         router = files::mount(router, prefix);
         for route in tus::ROUTES {
             router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
