@@ -18,7 +18,7 @@ pub enum Change {
         path: Vec<u8>,
         is_dir: bool,
     },
-    /// What had the name `to` before is gone.
+    /// What had the name `to` before is gone. Who has not seen `from` knows that there is something at `to` now.
     Moved {
         from: Vec<u8>,
         to: Vec<u8>,
@@ -26,8 +26,8 @@ pub enum Change {
     },
 }
 
-/// Changes of a short time, in order; of one path as few as say the same. Changes are merged only between two moves,
-/// since a move gives many paths another meaning.
+/// Changes of a short time, in order; of one path as few as say the same. Changes are merged only between two that give
+/// many paths another meaning: moves, and folders that go.
 #[derive(Debug, Default)]
 pub struct Batch {
     changes: Vec<Option<Change>>,
@@ -70,15 +70,22 @@ impl Batch {
     }
 
     pub fn deleted(&mut self, path: Vec<u8>, is_dir: bool) {
+        if is_dir {
+            // As a move, it is about many paths.
+            self.changes.push(Some(Change::Deleted { path, is_dir }));
+            return self.last.clear();
+        }
         match self.last(&path) {
             Some(Change::Deleted { .. }) => {}
             // Nobody has seen it.
-            Some(Change::Created { .. }) => self.remove_last(&path),
+            Some(Change::Created { is_dir: false, .. }) => self.remove_last(&path),
             Some(Change::Modified { .. }) => {
                 self.remove_last(&path);
                 self.push(path.clone(), Change::Deleted { path, is_dir });
             }
-            Some(Change::Moved { .. }) | None => self.push(path.clone(), Change::Deleted { path, is_dir }),
+            Some(Change::Created { .. } | Change::Moved { .. }) | None => {
+                self.push(path.clone(), Change::Deleted { path, is_dir });
+            }
         }
     }
 
@@ -178,9 +185,10 @@ mod tests {
             ("-f +f", "~f"),
             ("-f +f -f", "-f"),
             ("-f +f/", "-f +f/"),
-            ("-f +f/ -f/", "-f"),
+            ("-f +f/ -f/ +f", "-f +f/ -f/ +f"),
+            ("+d/ +d/f -d/ +d/ +d/f", "+d/ +d/f -d/ +d/ +d/f"),
             ("-d/ +d/", "-d/ +d/"),
-            ("+d/ +d/f -d/f -d/", ""),
+            ("+d/ +d/f -d/f -d/", "+d/ -d/"),
             // As editors save.
             ("+t ~t t>f", "+f"),
             ("+t ~t t>>f", "~f"),

@@ -214,23 +214,53 @@ impl Follower {
     }
 
     fn moved(&mut self, half: &HalfMove, watch: Watch, name: &OsStr) {
+        if half.is_dir {
+            return self.moved_folder(half, watch, name);
+        }
         let (from, to) = (self.path(half.watch, &half.name), self.path(watch, name));
         self.tree.forget(half.watch, &half.name);
         let replaced = !self.tree.know(watch, name);
-        if half.is_dir {
-            match self.tree.child(half.watch, &half.name) {
-                Some(moved) => {
-                    let displaced = self.tree.put(watch, name, moved);
-                    self.unwatch(displaced);
-                }
-                // It was not watched, or is at its new place already.
-                None if self.tree.child(watch, name).is_none() => self.read_folder(watch, name, false),
-                None => {}
+        if let (Some(from), Some(to)) = (from, to) {
+            self.batch.moved(from, to, false, replaced);
+        }
+    }
+
+    /// A folder keeps its watches, if it is the one that we know by the old name, and still is at the new one: the disk
+    /// is ahead of what the kernel has told so far. Otherwise one has gone and another has come.
+    fn moved_folder(&mut self, half: &HalfMove, watch: Watch, name: &OsStr) {
+        let known = self.tree.child(half.watch, &half.name);
+        if let Some(known) = known
+            && self.is_at(known, watch, name)
+            && let (Some(from), Some(to)) = (self.path(half.watch, &half.name), self.path(watch, name))
+        {
+            self.tree.forget(half.watch, &half.name);
+            let replaced = !self.tree.know(watch, name);
+            let displaced = self.tree.put(watch, name, known);
+            self.unwatch(displaced);
+            self.batch.moved(from, to, true, replaced);
+        } else {
+            self.gone(half.watch, &half.name, true);
+            // Else it was met at its new place already.
+            if self.tree.child(watch, name).is_none() {
+                self.arrived(watch, name, true);
             }
         }
-        if let (Some(from), Some(to)) = (from, to) {
-            self.batch.moved(from, to, half.is_dir, replaced);
+    }
+
+    /// Whether the folder that has the watch `known` is at `name` in `parent`.
+    fn is_at(&self, known: Watch, parent: Watch, name: &OsStr) -> bool {
+        let Some(folder) = self.open(parent).and_then(|fd| below::folder(fd, name).ok()) else {
+            return false;
+        };
+        self.is_watched_as(folder.as_fd(), known)
+    }
+
+    fn is_watched_as(&self, folder: BorrowedFd<'_>, known: Watch) -> bool {
+        let Ok(reached) = self.inotify.add(folder) else { return false };
+        if reached != known && !self.tree.has(reached) {
+            self.inotify.remove(reached);
         }
+        reached == known
     }
 
     /// Something is at a name, and where it was before is unknown.
@@ -278,14 +308,7 @@ impl Follower {
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             fd = below::folder(&fd, OsStr::from_bytes(name)).ok()?;
         }
-        let reached = self.inotify.add(fd.as_fd()).ok()?;
-        if reached == watch {
-            return Some(fd);
-        }
-        if !self.tree.has(reached) {
-            self.inotify.remove(reached);
-        }
-        None
+        self.is_watched_as(fd.as_fd(), watch).then_some(fd)
     }
 
     fn watch(&mut self, folder: BorrowedFd<'_>, parent: Watch, name: &OsStr) -> Option<Watch> {
@@ -293,7 +316,16 @@ impl Follower {
             self.is_limited = true;
             return None;
         }
-        match self.inotify.add(folder) {
+        let mut added = self.inotify.add(folder);
+        if let Ok(watch) = added
+            && let Some((from, old_name)) = self.tree.place(watch)
+            && (from, old_name.as_os_str()) != (parent, name)
+        {
+            // It was moved here, which was not told yet: what is told of it from before that is of no use here.
+            self.gone(from, &old_name, true);
+            added = self.inotify.add(folder);
+        }
+        match added {
             Ok(watch) => {
                 let displaced = self.tree.put(parent, name, watch);
                 self.unwatch(displaced);

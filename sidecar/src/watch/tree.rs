@@ -72,6 +72,13 @@ impl Tree {
         self.folders.get(&folder)?.children.get(name).copied()
     }
 
+    /// The folder that this one is in, and its name there; the root is in none.
+    #[must_use]
+    pub fn place(&self, watch: Watch) -> Option<(Watch, OsString)> {
+        let folder = self.folders.get(&watch)?;
+        Some((folder.parent?, folder.name.clone()))
+    }
+
     /// Puts the folder `watch` at `name` in `parent`, wherever it was before. Returns the watches of what was at that
     /// place.
     pub fn put(&mut self, parent: Watch, name: &OsStr, watch: Watch) -> Vec<Watch> {

@@ -16,7 +16,7 @@ const MAX_FILE_BYTES: u64 = 256 * 1024;
 
 /// The rules that hold where the walk is.
 #[derive(Debug, Default)]
-pub struct Ignored {
+pub(super) struct Ignored {
     /// With the length of its folder's path, in bytes, and the `/` after it.
     stack: Vec<(usize, Gitignore)>,
 }
@@ -24,7 +24,7 @@ pub struct Ignored {
 impl Ignored {
     /// Adds the rules of the folder at `path`, if it has any. Returns how many there were before, for
     /// [`Self::leave`].
-    pub fn enter(&mut self, folder: impl AsFd, path: &[u8]) -> usize {
+    pub(super) fn enter(&mut self, folder: impl AsFd, path: &[u8]) -> usize {
         let before = self.stack.len();
         if let Some(rules) = load(folder) {
             let skip = if path.is_empty() { 0 } else { path.len().saturating_add(1) };
@@ -33,13 +33,13 @@ impl Ignored {
         before
     }
 
-    pub fn leave(&mut self, before: usize) {
+    pub(super) fn leave(&mut self, before: usize) {
         self.stack.truncate(before);
     }
 
     /// Whether the rules leave out `path`.
     #[must_use]
-    pub fn leaves_out(&self, path: &[u8], is_dir: bool) -> bool {
+    pub(super) fn leaves_out(&self, path: &[u8], is_dir: bool) -> bool {
         for (skip, rules) in self.stack.iter().rev() {
             let below = path.get(*skip..).unwrap_or_default();
             match rules.matched(Path::new(std::ffi::OsStr::from_bytes(below)), is_dir) {
