@@ -326,6 +326,11 @@ impl Follower {
             added = self.inotify.add(folder);
         }
         match added {
+            // Its folder went, with the one that was moved here: there is no telling what is where.
+            Ok(_) if !self.tree.has(parent) => {
+                self.lost = Some(Cause::Overflow);
+                None
+            }
             Ok(watch) => {
                 let displaced = self.tree.put(parent, name, watch);
                 self.unwatch(displaced);

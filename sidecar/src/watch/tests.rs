@@ -309,43 +309,52 @@ fn a_workspace_that_goes_away_is_told() {
     assert_eq!(scene.reports.recv_timeout(GATHER), Err(RecvTimeoutError::Timeout));
 }
 
-/// A random program of changes, by a thread of its own; whoever follows what is told has the same tree in the end.
+/// A random program of changes; whoever follows what is told has the same tree in the end.
+fn follow_a_program(seed: u64) {
+    let scene = Scene::new(&["a/", "b/c/", "a/f", "b/c/g"]);
+    let mut seen = tree(&scene.root);
+    let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut roll = |sides: u64| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        (dice >> 16) % sides
+    };
+    for step in 0..600 {
+        let mut name = || {
+            let depth = roll(4);
+            let parts: Vec<_> = (0..=depth).map(|_| ["a", "b", "c", "f", "g"][roll(5) as usize]).collect();
+            scene.path(&parts.join("/"))
+        };
+        let (one, two) = (name(), name());
+        // Most of them fail, since something is missing or in the way.
+        match roll(6) {
+            0 => drop(fs::create_dir_all(one)),
+            1 | 2 => drop(fs::write(one, "x")),
+            3 => drop(fs::rename(one, two)),
+            4 => drop(fs::remove_file(one)),
+            _ => drop(fs::remove_dir_all(one)),
+        }
+        // In one go, or in some parts.
+        if step % (40 * (1 + seed % 20)) == 0 {
+            scene.told().iter().for_each(|change| apply(&mut seen, change));
+        }
+    }
+    scene.told().iter().for_each(|change| apply(&mut seen, change));
+    let mut expect = tree(&scene.root);
+    expect.retain(|name| !name.starts_with("sign-"));
+    assert_eq!(seen, expect, "seed {seed}");
+}
+
 #[test]
 fn who_follows_has_the_same_tree() {
-    for seed in 1..=6_u64 {
-        let scene = Scene::new(&["a/", "b/c/", "a/f", "b/c/g"]);
-        let mut seen = tree(&scene.root);
-        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut roll = |sides: u64| {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            (dice >> 16) % sides
-        };
-        for _ in 0..600 {
-            let mut name = || {
-                let depth = roll(4);
-                let parts: Vec<_> =
-                    (0..=depth).map(|_| ["a", "b", "c", "f", "g"][roll(5) as usize]).collect();
-                scene.path(&parts.join("/"))
-            };
-            let (one, two) = (name(), name());
-            // Most of them fail, since something is missing or in the way.
-            match roll(6) {
-                0 => drop(fs::create_dir_all(one)),
-                1 | 2 => drop(fs::write(one, "x")),
-                3 => drop(fs::rename(one, two)),
-                4 => drop(fs::remove_file(one)),
-                _ => drop(fs::remove_dir_all(one)),
-            }
-        }
-        for change in scene.told() {
-            apply(&mut seen, &change);
-        }
-        let mut expect = tree(&scene.root);
-        expect.retain(|name| !name.starts_with("sign-"));
-        assert_eq!(seen, expect, "seed {seed}");
-    }
+    (1..=8).for_each(follow_a_program);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn who_follows_has_the_same_tree_for_long() {
+    (1..=300).for_each(follow_a_program);
 }
 
 fn tree(root: &Path) -> std::collections::BTreeSet<String> {

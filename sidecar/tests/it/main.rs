@@ -11,6 +11,7 @@
 
 mod archive;
 mod chat;
+mod events;
 mod files;
 mod gate;
 mod gateway;
@@ -20,6 +21,7 @@ mod kill;
 mod lifecycle;
 mod page;
 mod raw;
+mod search;
 mod slow;
 mod socket;
 mod tus;

@@ -33,7 +33,7 @@ use super::Files;
 use super::below::{self, Named};
 use super::error::{FileError, failed};
 use super::meta::Kind;
-use super::path::{TRASH_DIR, VIRTUAL_ROOT, WorkspacePath};
+use super::path::{TRASH_DIR, VIRTUAL_ROOT};
 use ask::{Ask, Scope};
 use content::Line;
 use excerpt::excerpt;

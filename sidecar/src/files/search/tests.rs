@@ -7,6 +7,7 @@ use rustix::fs::{CWD, Mode, RenameFlags, mkfifoat, renameat_with};
 
 use super::ask::{AskError, Case, DEFAULT_LIMIT, MAX_LIMIT, MAX_PATTERN_BYTES, Wanted};
 use super::*;
+use crate::files::path::WorkspacePath;
 
 fn wanted(text: &str) -> Wanted {
     Wanted {
