@@ -1,11 +1,13 @@
 //! `GET /api/files/search?q=…`: names and contents. See [`SearchQuery`] for the parameters and
 //! [`crate::files::search::Found`] for the answer.
 
+use std::io;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
 use serde::Deserialize;
 
 use crate::auth::Authenticated;
@@ -13,7 +15,7 @@ use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
 use crate::files::path::WorkspacePath;
 use crate::files::search::ask::{Ask, AskError, Case, DEFAULT_LIMIT, Scope, Wanted};
-use crate::files::search::{self, Budget, Found, TIME_LIMIT};
+use crate::files::search::{self, Budget, TIME_LIMIT};
 use crate::state::App;
 
 /// The parameters. One that is empty is missing.
@@ -92,7 +94,7 @@ pub(super) async fn get(
     State(app): State<App>,
     _: Authenticated,
     query: Result<axum::extract::Query<SearchQuery>, QueryRejection>,
-) -> Result<Json<Found>, ApiError> {
+) -> Result<Response, ApiError> {
     let axum::extract::Query(query) = query.map_err(|_| ApiError::BadPath)?;
     let ask = query.parse()?;
     let place = app.searches.clone().try_acquire_owned().map_err(|_| HttpError::BusySearching)?;
@@ -101,9 +103,15 @@ pub(super) async fn get(
     let (budget, _asker) = Budget::until(deadline);
     let found = app.files.run(move |files| {
         let _place = place;
-        search::run(files, &ask, &budget)
+        let found = search::run(files, &ask, &budget)?;
+        // Here, since it can be a megabyte.
+        serde_json::to_vec(&found).map_err(|error| FileError::from_io("encode", io::Error::other(error)))
     });
-    Ok(Json(found.await?))
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private, no-store")),
+    ];
+    Ok((headers, found.await?).into_response())
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ struct Inner {
     files: Files,
     dir: PathBuf,
     places: Arc<Semaphore>,
+    /// Held while a client begins, so that those who wait for the first one do not wait on the blocking pool.
+    turn: tokio::sync::Mutex<()>,
     /// None: nobody has asked yet.
     watcher: Mutex<Option<(Watcher, Arc<Log>)>>,
 }
@@ -86,7 +88,8 @@ impl Feed {
     #[must_use]
     pub fn new(files: Files, dir: PathBuf) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-        Self(Arc::new(Inner { files, dir, places, watcher: Mutex::new(None) }))
+        let (turn, watcher) = (tokio::sync::Mutex::new(()), Mutex::new(None));
+        Self(Arc::new(Inner { files, dir, places, turn, watcher }))
     }
 
     /// Places for clients.
@@ -100,6 +103,7 @@ impl Feed {
     /// # Errors
     /// Nothing can be watched.
     pub async fn follow(&self, cursor: Option<Cursor>) -> Result<Follow, FileError> {
+        let _turn = self.0.turn.lock().await;
         let feed = self.clone();
         self.0.files.run(move |_| feed.begin(cursor.as_ref())).await
     }
@@ -109,7 +113,8 @@ impl Feed {
     /// # Errors
     /// As [`Self::follow`].
     pub fn begin(&self, cursor: Option<&Cursor>) -> Result<Follow, FileError> {
-        let (log, is_limited) = self.watching().map_err(|error| FileError::from_io("watch", error))?;
+        let failed = |error| FileError::Io { what: "watch", source: Arc::new(error) };
+        let (log, is_limited) = self.watching().map_err(failed)?;
         let journal = log.journal();
         let located = cursor.map_or_else(|| Ok(journal.cursor()), |cursor| journal.locate(cursor));
         let newest = journal.cursor();

@@ -206,6 +206,8 @@ impl Follower {
 
     fn gone(&mut self, watch: Watch, name: &OsStr, is_dir: bool) {
         let removed = self.tree.remove(watch, name);
+        // A file has gone, but a folder that came after it was met already: it goes as well, and will come again.
+        let is_dir = is_dir || !removed.is_empty();
         self.unwatch(removed);
         self.tree.forget(watch, name);
         if let Some(path) = self.path(watch, name) {
@@ -240,8 +242,8 @@ impl Follower {
             self.batch.moved(from, to, true, replaced);
         } else {
             self.gone(half.watch, &half.name, true);
-            // Else it was met at its new place already.
-            if self.tree.child(watch, name).is_none() {
+            let met = self.tree.child(watch, name).is_some_and(|met| self.is_at(met, watch, name));
+            if !met {
                 self.arrived(watch, name, true);
             }
         }
@@ -269,6 +271,9 @@ impl Follower {
         let is_new = self.tree.know(watch, name);
         if is_dir {
             let displaced = self.tree.remove(watch, name);
+            if !displaced.is_empty() {
+                self.batch.deleted(path.clone(), true);
+            }
             self.unwatch(displaced);
             self.batch.created(path, true);
             self.read_folder(watch, name, true);

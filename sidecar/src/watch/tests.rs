@@ -313,6 +313,7 @@ fn a_workspace_that_goes_away_is_told() {
 fn follow_a_program(seed: u64) {
     let scene = Scene::new(&["a/", "b/c/", "a/f", "b/c/g"]);
     let mut seen = tree(&scene.root);
+    let (mut done, mut all_told) = (Vec::new(), Vec::new());
     let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut roll = |sides: u64| {
         dice ^= dice << 13;
@@ -328,7 +329,9 @@ fn follow_a_program(seed: u64) {
         };
         let (one, two) = (name(), name());
         // Most of them fail, since something is missing or in the way.
-        match roll(6) {
+        let what = roll(6);
+        done.push((what, one.clone(), two.clone()));
+        match what {
             0 => drop(fs::create_dir_all(one)),
             1 | 2 => drop(fs::write(one, "x")),
             3 => drop(fs::rename(one, two)),
@@ -337,13 +340,14 @@ fn follow_a_program(seed: u64) {
         }
         // In one go, or in some parts.
         if step % (40 * (1 + seed % 20)) == 0 {
-            scene.told().iter().for_each(|change| apply(&mut seen, change));
+            all_told.extend(scene.told());
         }
     }
-    scene.told().iter().for_each(|change| apply(&mut seen, change));
+    all_told.extend(scene.told());
+    all_told.iter().for_each(|change| apply(&mut seen, change));
     let mut expect = tree(&scene.root);
     expect.retain(|name| !name.starts_with("sign-"));
-    assert_eq!(seen, expect, "seed {seed}");
+    assert_eq!(seen, expect, "seed {seed}: {done:?} was told as {all_told:?}");
 }
 
 #[test]

@@ -85,8 +85,8 @@ impl Tree {
         if watch == self.root || self.child(parent, name) == Some(watch) {
             return Vec::new();
         }
-        let displaced = self.remove(parent, name);
         self.detach(watch);
+        let displaced = self.remove(parent, name);
         let folder = self.folders.entry(watch).or_default();
         (folder.parent, folder.name) = (Some(parent), name.to_owned());
         if let Some(parent) = self.folders.get_mut(&parent) {
