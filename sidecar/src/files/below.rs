@@ -35,14 +35,12 @@ pub fn entries(folder: impl AsFd, max: usize) -> Result<(Vec<Named>, bool)> {
         if found.len() >= max {
             return Ok((found, true));
         }
-        let kind = match entry.file_type() {
-            FileType::Unknown => match statat(&folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                // Gone meanwhile.
-                Err(_) => continue,
-            },
-            known => known,
-        };
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
+            // Gone meanwhile, if it fails.
+            let Ok(stat) = statat(&folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            kind = FileType::from_raw_mode(stat.st_mode);
+        }
         found.push(Named { name: OsString::from_vec(bytes.to_vec()), kind: kind.into() });
     }
     Ok((found, false))

@@ -130,7 +130,7 @@ fn events(
 
 /// What there is by now.
 fn written(follow: &mut Follow) -> Option<String> {
-    match follow.next() {
+    match follow.take() {
         Next::UpToDate => None,
         Next::Lost(cause) => Some(rescan(follow, cause)),
         Next::Entries(entries) => {

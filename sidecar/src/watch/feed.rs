@@ -149,7 +149,7 @@ impl Feed {
 
 impl Follow {
     /// What comes after what was given last. Does not wait.
-    pub fn next(&mut self) -> Next {
+    pub fn take(&mut self) -> Next {
         let journal = self.log.journal();
         match journal.after(self.at.seq(), MAX_BYTES) {
             Ok(entries) => match entries.last() {

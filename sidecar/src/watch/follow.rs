@@ -317,7 +317,7 @@ impl Follower {
     }
 
     fn watch(&mut self, folder: BorrowedFd<'_>, parent: Watch, name: &OsStr) -> Option<Watch> {
-        if self.tree.len() >= MAX_FOLDERS {
+        if self.tree.count() >= MAX_FOLDERS {
             self.is_limited = true;
             return None;
         }

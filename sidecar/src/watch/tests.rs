@@ -407,7 +407,7 @@ fn until(follow: &mut Follow, path: &str) -> Vec<Entry> {
     let (deadline, mut got) = (Instant::now() + LIMIT, Vec::new());
     let wanted = format!("\"path\":\"/root/clawd/{path}\"");
     loop {
-        match follow.next() {
+        match follow.take() {
             Next::Entries(entries) => got.extend(entries),
             Next::Lost(cause) => panic!("{cause:?}"),
             Next::UpToDate => {
@@ -426,7 +426,7 @@ fn who_comes_back_gets_what_was_missed() {
     let (dir, feed) = feed();
     let root = dir.path().join("workspace");
     let mut follow = feed.begin(None).unwrap();
-    assert!(follow.missed.is_none() && matches!(follow.next(), Next::UpToDate));
+    assert!(follow.missed.is_none() && matches!(follow.take(), Next::UpToDate));
     fs::write(root.join("one"), "1").unwrap();
     let got = until(&mut follow, "one");
     assert_eq!((got.len(), got[0].event.name()), (1, "created"));
@@ -470,7 +470,7 @@ fn who_is_too_slow_is_told_so() {
         }
         until(&mut quick, &format!("f-{round}-7999"));
     }
-    assert!(matches!(slow.next(), Next::Lost(Cause::Slow)));
+    assert!(matches!(slow.take(), Next::Lost(Cause::Slow)));
     assert_eq!(slow.cursor(), quick.cursor());
     fs::write(root.join("last"), "").unwrap();
     assert_eq!(until(&mut slow, "last").len(), 1);

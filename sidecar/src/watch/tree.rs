@@ -43,8 +43,9 @@ impl Tree {
         self.root
     }
 
+    /// How many there are, the root included.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.folders.len()
     }
 
@@ -160,9 +161,9 @@ mod tests {
         let mut displaced = tree.put(5, "y".as_ref(), 2);
         displaced.sort_unstable();
         assert_eq!((displaced, path(&tree, 2).as_deref()), (vec![3, 4], Some("x/y")));
-        assert_eq!((path(&tree, 3), tree.len()), (None, 3));
+        assert_eq!((path(&tree, 3), tree.count()), (None, 3));
         assert_eq!(tree.remove(1, "x".as_ref()).len(), 2);
-        assert_eq!((tree.len(), tree.has(1)), (1, true));
+        assert_eq!((tree.count(), tree.has(1)), (1, true));
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_match_that_is_longer_than_the_text_is_cut_with_it() {
         let line = [b'a'; 100];
-        let found = excerpt(&line, &[0..100], 40);
+        let found = excerpt(&line, std::slice::from_ref(&(0..100)), 40);
         assert_eq!((found.ranges, found.text.len(), found.cut_after), (vec![[0, 40]], 40, true));
     }
 
