@@ -183,6 +183,8 @@ pub enum HttpError {
     NotUtf8,
     #[error(transparent)]
     Conditional(#[from] Malformed),
+    #[error("If-None-Match takes nothing but * here")]
+    OnlyAny,
     #[error("{0} does not hold")]
     PreconditionFailed(&'static str),
     #[error("a precondition is required, as If-Match or If-None-Match")]
@@ -474,7 +476,7 @@ fn http_look(http: &HttpError) -> Look {
             ..look(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
         },
         HttpError::Target(_) | HttpError::NotUtf8 => bad("bad_path"),
-        HttpError::Conditional(_) => bad("bad_precondition"),
+        HttpError::Conditional(_) | HttpError::OnlyAny => bad("bad_precondition"),
         HttpError::PreconditionFailed(_) => {
             look(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed")
         }

@@ -41,6 +41,14 @@ pub struct Version {
     pub ctime_ns: i128,
 }
 
+impl Version {
+    /// The same but for the ctime, which a rename moves.
+    #[must_use]
+    pub fn is_but_for_ctime(&self, other: &Self) -> bool {
+        Self { ctime_ns: other.ctime_ns, ..*self } == *other
+    }
+}
+
 /// What a client is told about an entry, and what we need for a replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
 
 use super::error::{FileError, failed};
+use super::judged::Place;
 use super::meta::{Kind, Meta};
 use super::path::{WorkspacePath, is_protected_name};
 use super::walk::{self, Last, Located};
@@ -65,6 +66,12 @@ pub struct Target {
     pub name: OsString,
     /// SOUL.md and its like, whichever path led here.
     pub is_protected: bool,
+}
+
+impl Target {
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { dir: &self.parent, name: &self.name }
+    }
 }
 
 impl Root {

@@ -13,12 +13,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::PoisonError;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fsync, openat, renameat, renameat_with, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, openat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use shared::time::UnixMillis;
 
 use super::error::{FileError, failed, failed_io};
+use super::judged::{self, Judged, Place};
 use super::meta::{Kind, Meta, Timestamp};
 use super::path::{MAX_SEGMENT_BYTES, RESERVED_PREFIX, TRASH_DIR, WorkspacePath};
 use super::root::Target;
@@ -75,19 +76,19 @@ struct Line {
 /// # Errors
 /// It is missing, protected or outside; `.trash` is no folder; the disk fails.
 pub fn discard(files: &Files, path: &WorkspacePath, now: UnixMillis) -> Result<Trashed, FileError> {
-    let Ok(trashed) = discard_if(files, path, now, |_| Ok(Ok::<(), Infallible>(())))?;
+    let Ok(trashed) = discard_if(files, path, now, |_| Ok(Ok::<_, Infallible>(Judged::Anything)))?;
     Ok(trashed)
 }
 
 /// As [`discard`], if `judge` has nothing against what is there at that moment. Else, inside, what it has. Blocks.
 ///
 /// # Errors
-/// Those of [`discard`] and of `judge`.
+/// Those of [`discard`], of `judge`, and of [`judged::put`].
 pub fn discard_if<V>(
     files: &Files,
     path: &WorkspacePath,
     now: UnixMillis,
-    judge: impl FnOnce(&Meta) -> Result<Result<(), V>, FileError>,
+    judge: impl FnOnce(&Meta) -> Result<Result<Judged, V>, FileError>,
 ) -> Result<Result<Trashed, V>, FileError> {
     let target = files.root.target(path)?;
     target.metadata()?.ok_or(FileError::NotFound)?;
@@ -97,9 +98,10 @@ pub fn discard_if<V>(
     let original = path.to_string();
     let _changing = files.trash.lock().unwrap_or_else(PoisonError::into_inner);
     let _held = files.locks.hold(&[&target]);
-    if let Err(against) = judge(&target.metadata()?.ok_or(FileError::NotFound)?)? {
-        return Ok(Err(against));
-    }
+    let judged = match judge(&target.metadata()?.ok_or(FileError::NotFound)?)? {
+        Ok(judged) => judged,
+        Err(against) => return Ok(Err(against)),
+    };
     // Not earlier: what is refused changes nothing.
     let trash = open(files, true)?;
     let name = path.name().ok_or(FileError::Protected)?;
@@ -109,11 +111,10 @@ pub fn discard_if<V>(
             continue;
         }
         append(&trash, &Line { entry: entry.clone(), original: original.clone() })?;
-        match renameat_with(&target.parent, &target.name, &trash, &entry, RenameFlags::NOREPLACE) {
+        match judged::put(target.place(), Place { dir: &trash, name: entry.as_ref() }, judged) {
             Ok(()) => {}
-            Err(Errno::EXIST) => continue,
-            Err(Errno::INVAL) => return Err(FileError::IntoItself),
-            Err(errno) => return Err(FileError::from_errno("rename", errno)),
+            Err(FileError::Exists) => continue,
+            Err(error) => return Err(error),
         }
         fsync(&trash).map_err(failed("fsync folder"))?;
         target.sync_parent()?;
@@ -167,11 +168,7 @@ pub fn restore(
         return Err(FileError::Protected);
     }
     let held = files.locks.hold(&[&target]);
-    match renameat_with(&trash, &item.entry, &target.parent, &target.name, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
-        Err(Errno::INVAL) => return Err(FileError::IntoItself),
-        Err(errno) => return Err(FileError::from_errno("rename", errno)),
-    }
+    judged::put(Place { dir: &trash, name: item.entry.as_ref() }, target.place(), Judged::Anything)?;
     drop(held);
     target.sync_parent()?;
     fsync(&trash).map_err(failed("fsync folder"))?;

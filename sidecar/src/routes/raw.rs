@@ -14,18 +14,18 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use serde::Serialize;
 
 use super::API_PREFIXES;
+use super::files::Removed;
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
-use crate::files::trash::Trashed;
+use crate::files::serve_remove::{self, What, Where};
+use crate::files::serve_upload;
 use crate::files::write::{Draft, Written};
-use crate::files::{serve_remove, serve_upload};
 use crate::http_semantics::conditional::{self, Access, Preconditions, Verdict};
 use crate::http_semantics::digest::{self, Algorithm, Expected, Hasher};
 use crate::http_semantics::multipart::Frame;
@@ -122,7 +122,7 @@ pub(super) async fn get(
         .any(|name| headers.contains_key(name));
     let opened = serve::open(&app.files, path, strong).await?;
     let size = opened.meta.size();
-    let validators = serve_upload::validators(&opened.etag, &opened.meta)?;
+    let validators = serve_upload::validators(&opened.etag, &opened.meta);
 
     let mut answer = Response::new(Body::empty());
     let name = path.name().unwrap_or_default();
@@ -286,7 +286,7 @@ async fn expectation(
     preconditions: &Preconditions,
 ) -> Result<crate::files::etag::Expect, ApiError> {
     let (path, preconditions) = (path.clone(), preconditions.clone());
-    let expect = app.files.run(move |files| serve_upload::expect(files, &path, &preconditions)).await?;
+    let expect = app.files.run(move |files| serve_upload::expect(files, &path, &[preconditions])).await?;
     expect.map_err(refused)
 }
 
@@ -306,11 +306,9 @@ fn stored(written: &Written, target: &str) -> Response {
     let status = if written.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
     let mut answer = status.into_response();
     let headers = answer.headers_mut();
-    headers.extend(HeaderValue::from_str(&written.etag.to_string()).map(|value| (header::ETAG, value)));
-    if let Ok(validators) = serve_upload::validators(&written.etag, &written.meta) {
-        let modified = validators.last_modified.and_then(http_date::header);
-        headers.extend(modified.map(|value| (header::LAST_MODIFIED, value)));
-    }
+    headers.extend(written.etag.header().map(|value| (header::ETAG, value)));
+    let modified = serve_upload::validators(&written.etag, &written.meta).last_modified;
+    headers.extend(modified.and_then(http_date::header).map(|value| (header::LAST_MODIFIED, value)));
     if written.created {
         headers.extend(HeaderValue::from_str(target).map(|value| (header::LOCATION, value)));
     }
@@ -319,30 +317,18 @@ fn stored(written: &Written, target: &str) -> Response {
 
 // === DELETE ===
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Deleted {
-    success: bool,
-    path: WorkspacePath,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    trashed: Option<Trashed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    permanent: Option<bool>,
-}
-
 async fn delete(
     app: &App,
     path: &WorkspacePath,
     preconditions: &Preconditions,
     query: &Query,
 ) -> Result<Response, ApiError> {
-    let goes =
-        if query.permanent { serve_remove::Where::Nowhere } else { serve_remove::Where::Trash(clock::now()) };
+    let goes = if query.permanent { Where::Nowhere } else { Where::Trash(clock::now()) };
     let (at, preconditions) = (path.clone(), preconditions.clone());
-    let removed = app.files.run(move |files| serve_remove::file(files, &at, &preconditions, goes)).await?;
+    let removed =
+        app.files.run(move |files| serve_remove::entry(files, &at, What::File, &preconditions, goes)).await?;
     let trashed = removed.map_err(refused)?;
-    let permanent = query.permanent.then_some(true);
-    Ok(Json(Deleted { success: true, path: path.clone(), trashed, permanent }).into_response())
+    Ok(Json(Removed::new(path.clone(), trashed)).into_response())
 }
 
 // === headers ===

@@ -26,7 +26,7 @@ use crate::files::serve_tus::{CreateError, Record, Turn, UploadId};
 use crate::files::serve_upload;
 use crate::http_semantics::conditional::Preconditions;
 use crate::http_semantics::digest::{Expected, Hasher};
-use crate::http_semantics::etag::TagList;
+use crate::http_semantics::etag::{EntityTag, TagList};
 use crate::http_semantics::{http_date, tus};
 use crate::random;
 use crate::state::App;
@@ -115,7 +115,7 @@ async fn create(app: &App, request: &Parts, body: Body) -> Result<Response, ApiE
     // What will not be allowed at the end is refused before the bytes are sent.
     let preconditions = preconditions(&record)?;
     let at = path.clone();
-    let expect = app.files.run(move |files| serve_upload::expect(files, &at, &preconditions)).await?;
+    let expect = app.files.run(move |files| serve_upload::expect(files, &at, &[preconditions])).await?;
     expect.map_err(refused)?;
 
     let id = UploadId::parse(random::request_id().as_str()).ok_or(HttpError::NoUpload)?;
@@ -234,7 +234,7 @@ async fn receive(
     let mut answer = progress(&record, end);
     if end == record.length {
         let etag = finish(app, id, &record).await?;
-        answer.headers_mut().extend(HeaderValue::from_str(&etag).map(|value| (header::ETAG, value)));
+        answer.headers_mut().extend(etag.header().map(|value| (header::ETAG, value)));
     }
     Ok(answer)
 }
@@ -289,21 +289,21 @@ async fn write(app: &App, file: &Arc<File>, at: u64, batch: Vec<u8>) -> Result<u
         .await
 }
 
-async fn finish(app: &App, id: &UploadId, record: &Record) -> Result<String, ApiError> {
+async fn finish(app: &App, id: &UploadId, record: &Record) -> Result<EntityTag, ApiError> {
     let path = path(&record.path)?;
     let preconditions = preconditions(record)?;
     let (uploads, id) = (app.uploads.clone(), id.clone());
     let written = app
         .files
         .run(move |files| {
-            let expect = match serve_upload::expect(files, &path, &preconditions)? {
+            let expect = match serve_upload::expect(files, &path, &[preconditions])? {
                 Ok(expect) => expect,
                 Err(verdict) => return Ok(Err(verdict)),
             };
             uploads.finish(files, &id, &path, &expect).map(Ok)
         })
         .await?;
-    Ok(written.map_err(refused)?.etag.to_string())
+    Ok(written.map_err(refused)?.etag)
 }
 
 async fn look(app: &App, id: &UploadId) -> Result<(Record, Option<u64>), ApiError> {

@@ -23,6 +23,8 @@ use percent_encoding::percent_decode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(super) use remove::Removed;
+
 use super::body;
 use crate::error::{Action, ApiError, HttpError, Input};
 use crate::files::Files;

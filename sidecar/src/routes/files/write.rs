@@ -6,18 +6,21 @@ use axum::response::Response;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use super::read::MAX_TEXT_BYTES;
 use super::{answer, path};
 use crate::auth::Authenticated;
-use crate::error::{Action, ApiError, Input};
+use crate::error::{Action, ApiError, HttpError, Input};
 use crate::files::error::FileError;
-use crate::files::etag::{ETag, Expect};
 use crate::files::meta::Timestamp;
 use crate::files::path::WorkspacePath;
-use crate::files::write;
+use crate::files::{serve_upload, write};
+use crate::http_semantics::conditional::Preconditions;
+use crate::http_semantics::etag::{EntityTag, TagList};
 use crate::routes::body;
+use crate::routes::raw::refused;
 use crate::state::App;
 
 /// The largest content in base64, with its line breaks escaped, or as text of which every other character is: more
@@ -50,7 +53,13 @@ struct Written {
     etag: String,
 }
 
-pub(super) async fn post(State(app): State<App>, _: Authenticated, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn post(
+    State(app): State<App>,
+    _: Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let of_headers = Preconditions::parse(&headers).map_err(HttpError::from)?;
     let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(too_large)?;
     answer(&app, Action::Write, move |files| {
         let request: Write = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
@@ -65,7 +74,9 @@ pub(super) async fn post(State(app): State<App>, _: Authenticated, body: Body) -
         if content.len() > MAX_TEXT_BYTES {
             return Err(too_large(content.len() as u64));
         }
-        let expect = expect(request.if_match.as_deref())?;
+        let preconditions = both(of_headers, request.if_match.as_deref())?;
+        let expect = serve_upload::expect(files, &path, &preconditions).map_err(Action::Write.failed())?;
+        let expect = expect.map_err(refused)?;
         let make_parents = request.create_dirs.unwrap_or(true);
         let written = write::bytes(files, &path, &content, make_parents, &expect);
         let written = written.map_err(Action::Write.failed())?;
@@ -91,13 +102,16 @@ fn decode(content: String) -> Result<Vec<u8>, ApiError> {
     BASE64.decode(plain).map_err(|_| ApiError::Input(Input::Base64))
 }
 
-fn expect(if_match: Option<&str>) -> Result<Expect, ApiError> {
-    match if_match {
-        None => Ok(Expect::Anything),
-        Some("*") => Ok(Expect::Present),
+/// What the headers ask for, and what the field does: an editor that knows no headers has only the latter.
+fn both(mut of_headers: Preconditions, if_match: Option<&str>) -> Result<[Preconditions; 2], ApiError> {
+    let tags = match if_match {
+        None => return Ok([of_headers, Preconditions::default()]),
+        Some("*") => TagList::Any,
         Some(text) => {
-            let tag = ETag::parse(text).ok_or(ApiError::Input(Input::IfMatch))?;
-            Ok(Expect::OneOf(vec![tag]))
+            TagList::Tags(vec![EntityTag::parse_lenient(text).ok_or(ApiError::Input(Input::IfMatch))?])
         }
-    }
+    };
+    // The field is one as well.
+    of_headers.required = false;
+    Ok([of_headers, Preconditions { if_match: Some(tags), ..Preconditions::default() }])
 }
