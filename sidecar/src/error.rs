@@ -7,10 +7,10 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use shared::id::RequestId;
 use shared::ticket::TicketError;
-use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
+use shared::wire::{REFUSAL_HEADER, Refusal};
+use utoipa::ToSchema;
 
 use crate::agent_rpc::{MAX_FRAME_BYTES, RpcError};
 use crate::files::error::FileError;
@@ -248,19 +248,58 @@ impl From<RpcError> for ApiError {
     }
 }
 
-/// The body: what clients have always read, and the same in the words of RFC 9457.
-#[derive(Serialize)]
-struct Problem {
+/// The body of every error: a problem of RFC 9457, and what clients have always read.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "error": "Precondition failed", "details": "If-Match does not hold", "code": "precondition_failed",
+    "requestId": "6f0d1f0e-8a0e-4b57-9a59-6c1c3c1b0d4e", "type": "about:blank",
+    "title": "Precondition Failed", "status": 412, "detail": "If-Match does not hold",
+    "instance": "urn:x-request-id:6f0d1f0e-8a0e-4b57-9a59-6c1c3c1b0d4e"
+}))]
+pub struct Problem {
+    /// For people, in the words of the legacy contract where it has them.
+    error: &'static str,
+    /// What exactly is wrong, if more can be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    details: Option<String>,
+    /// Stable, for programs.
+    code: &'static str,
+    /// Names the request in logs.
+    request_id: String,
     #[serde(flatten)]
-    legacy: ErrorBody,
-    #[serde(flatten)]
-    extra: Map<String, Value>,
+    size: Size,
+    /// Always `about:blank`: `code` tells problems apart.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The status in words.
     title: &'static str,
+    /// The status of the answer.
     status: u16,
+    /// `details`, or else `error`.
     detail: String,
+    /// `urn:x-request-id:` and the request's id.
     instance: String,
+}
+
+/// What is said of something that is too large.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ProblemSize)]
+struct Size {
+    /// Bytes that it has, or that came before it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    size: Option<u64>,
+    /// Bytes that it may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_size: Option<u64>,
+    /// What to do instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    hint: Option<&'static str>,
 }
 
 /// How an error looks from outside.
@@ -272,8 +311,25 @@ struct Look {
     error: &'static str,
     details: Option<String>,
     header: Option<(HeaderName, HeaderValue)>,
-    /// Fields of this error only, as the legacy contract has them.
-    extra: Vec<(&'static str, Value)>,
+    size: Size,
+}
+
+impl Look {
+    fn problem(self, request_id: &str) -> Problem {
+        let Self { status, code, error, details, header: _, size } = self;
+        Problem {
+            error,
+            code,
+            request_id: request_id.to_owned(),
+            size,
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or(error),
+            status: status.as_u16(),
+            detail: details.clone().unwrap_or_else(|| error.to_owned()),
+            details,
+            instance: format!("urn:x-request-id:{request_id}"),
+        }
+    }
 }
 
 impl ApiError {
@@ -283,26 +339,30 @@ impl ApiError {
         self.look().code
     }
 
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.look().status
+    }
+
+    /// The text in the body, for people.
+    #[must_use]
+    pub fn text(&self) -> &'static str {
+        self.look().error
+    }
+
+    /// The header that only this error has.
+    #[must_use]
+    pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.look().header
+    }
+
     /// The whole answer.
     #[must_use]
     pub fn answer(&self, request_id: &RequestId) -> Response {
-        let Look { status, code, error, details, header, extra } = self.look();
-        let body = ErrorBody {
-            error: error.to_owned(),
-            details,
-            code: code.to_owned(),
-            request_id: request_id.as_str().to_owned(),
-        };
-        let body = Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or(error),
-            status: status.as_u16(),
-            detail: body.details.clone().unwrap_or_else(|| body.error.clone()),
-            instance: format!("urn:x-request-id:{}", body.request_id),
-            legacy: body,
-            extra: extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        };
-        let mut response = (status, Json(body)).into_response();
+        let mut look = self.look();
+        let (status, header) = (look.status, look.header.take());
+        let mut response = (status, Json(look.problem(request_id.as_str()))).into_response();
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -396,7 +456,14 @@ impl ApiError {
 }
 
 const fn plain(status: StatusCode, code: &'static str, error: &'static str) -> Look {
-    Look { status, code, error, details: None, header: None, extra: Vec::new() }
+    Look {
+        status,
+        code,
+        error,
+        details: None,
+        header: None,
+        size: Size { size: None, max_size: None, hint: None },
+    }
 }
 
 fn route_look(action: Action, file: &FileError) -> Look {
@@ -408,12 +475,10 @@ fn route_look(action: Action, file: &FileError) -> Look {
             Look { status: StatusCode::NOT_FOUND, error: action.missing(), ..look }
         }
         (_, FileError::TooLarge { size, max }) => {
-            let mut extra = vec![("size", Value::from(*size)), ("maxSize", Value::from(*max))];
-            if action == Action::Read {
-                extra.push(("hint", "Use download endpoint for large files".into()));
-            }
+            let hint = (action == Action::Read).then_some("Use download endpoint for large files");
+            let size = Size { size: Some(*size), max_size: Some(*max), hint };
             let error = if action == Action::Write { "Content too large" } else { look.error };
-            Look { error, extra, ..look }
+            Look { error, size, ..look }
         }
         (_, FileError::Io { .. }) if look.status == StatusCode::INTERNAL_SERVER_ERROR => {
             Look { error: action.broken(), ..look }
@@ -544,8 +609,10 @@ mod tests {
     use super::*;
 
     fn looks(action: Action, error: FileError) -> (u16, &'static str, Vec<&'static str>) {
-        let Look { status, error, extra, .. } = action.failed()(error).look();
-        (status.as_u16(), error, extra.into_iter().map(|(name, _)| name).collect())
+        let Look { status, error, size, .. } = action.failed()(error).look();
+        let fields = serde_json::to_value(size).unwrap();
+        let present = ["size", "maxSize", "hint"].into_iter().filter(|name| fields.get(name).is_some());
+        (status.as_u16(), error, present.collect())
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, openat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use shared::time::UnixMillis;
+use utoipa::ToSchema;
 
 use super::error::{FileError, failed, failed_io};
 use super::judged::{self, Judged, Place};
@@ -39,29 +40,39 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_SAME_NAME: u64 = 1000;
 
 /// What is in the trash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TrashItem)]
 pub struct Item {
+    /// As it was called.
     pub name: String,
+    /// Names it in the trash.
     pub trash_path: String,
-    /// Unknown for what legacy deleted.
+    /// Unknown for what was deleted before its place was written down.
+    #[schema(required)]
     pub original_path: Option<String>,
+    /// `file` or `directory`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(file|directory)$")]
     pub kind: &'static str,
+    /// In bytes.
     pub size: u64,
     pub trashed_at: Timestamp,
+    /// When it will be deleted for good.
     pub expires_at: Timestamp,
     /// The name in the trash, without the clients' ways to write it.
     #[serde(skip)]
     entry: String,
 }
 
-/// What a deletion answers.
-#[derive(Debug, Clone, Serialize)]
+/// Where something is in the trash.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trashed {
+    /// Names it in the trash.
     pub trash_path: String,
     pub trashed_at: Timestamp,
+    /// When it will be deleted for good.
     pub expires_at: Timestamp,
 }
 

@@ -38,7 +38,7 @@ use crate::state::App;
 pub(super) const ROUTE: &str = "/files/raw/{*path}";
 
 /// What a file can be asked to do.
-const ALLOW: &str = "GET,HEAD,PUT,DELETE";
+pub(super) const ALLOW: &str = "GET,HEAD,PUT,DELETE";
 
 /// An upload of which nothing comes for so long is given up: its connection and its temporary file are bounded
 /// things. Slow is fine, silent is not.

@@ -31,13 +31,14 @@ use crate::http_semantics::{http_date, tus};
 use crate::random;
 use crate::state::App;
 
-/// The routes below each of [`super::API_PREFIXES`].
-pub(super) const ROUTES: [&str; 3] = ["/files/tus", "/files/tus/", "/files/tus/{id}"];
-
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
 const BATCH_BYTES: usize = 64 * 1024;
 
-const TYPE: &str = "application/offset+octet-stream";
+/// What all uploads, and one of them, can be asked to do.
+pub(super) const ALLOW_ALL: &str = "OPTIONS,POST";
+pub(super) const ALLOW_ONE: &str = "OPTIONS,HEAD,PATCH,DELETE";
+
+pub(super) const TYPE: &str = "application/offset+octet-stream";
 const RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -67,7 +68,7 @@ pub(super) async fn dispatch(
     let last = parts.uri.path().rsplit("/files/tus").next().unwrap_or_default().trim_start_matches('/');
     let mut answer = if last.is_empty() {
         if method != Method::POST {
-            return Err(HttpError::MethodNotAllowed("OPTIONS,POST").into());
+            return Err(HttpError::MethodNotAllowed(ALLOW_ALL).into());
         }
         create(&app, &parts, body).await?
     } else {
@@ -76,7 +77,7 @@ pub(super) async fn dispatch(
             Method::HEAD => head(&app, &id).await?,
             Method::PATCH => patch(&app, &id, &parts, body).await?,
             Method::DELETE => delete(&app, &id).await?,
-            _ => return Err(HttpError::MethodNotAllowed("OPTIONS,HEAD,PATCH,DELETE").into()),
+            _ => return Err(HttpError::MethodNotAllowed(ALLOW_ONE).into()),
         }
     };
     answer.headers_mut().insert(RESUMABLE, HeaderValue::from_static(tus::VERSION));

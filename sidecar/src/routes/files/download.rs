@@ -6,8 +6,11 @@ use axum::response::Response;
 use super::{param, path};
 use crate::auth::Authenticated;
 use crate::error::{Action, ApiError, HttpError, Input};
+use crate::files::error::FileError;
 use crate::http_semantics::conditional::Preconditions;
+use crate::routes::describe::{Op, PATH, Tag, on_paths, on_reads, text};
 use crate::routes::raw::{self, Query};
+use crate::routes::raw_description;
 use crate::state::App;
 
 pub(super) async fn get(
@@ -23,4 +26,14 @@ pub(super) async fn get(
         Err(ApiError::File(error)) => Err(Action::Download.failed()(error)),
         answer => answer,
     }
+}
+
+pub(super) fn describe() -> Op {
+    let op = Op::new(Tag::Files, "downloadFile", "Download a file, to be saved")
+        .about("As `GET /api/files/raw/{path}?download=1`, in the words of the file browser.")
+        .required_query("path", text(), PATH);
+    raw_description::describe_read(op)
+        .fails([ApiError::Input(Input::Path)])
+        .fails_to(Action::Download, [FileError::NotFound, FileError::NotAFile])
+        .fails_to(Action::Download, on_paths().into_iter().chain(on_reads()))
 }

@@ -2,22 +2,26 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{answer, param, path};
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{Action, ApiError, HttpError, Input};
+use crate::files::error::FileError;
 use crate::files::path::WorkspacePath;
 use crate::files::serve_remove::{self, What, Where};
 use crate::files::trash::Trashed;
 use crate::http_semantics::conditional::Preconditions;
+use crate::routes::describe::{Op, PATH, Tag, choice, on_paths, on_writes, text};
 use crate::routes::raw::refused;
 use crate::state::App;
 
-/// What a deletion answers, here and in [`crate::routes::raw`].
-#[derive(Serialize)]
+/// What a deletion answers.
+#[derive(Serialize, ToSchema)]
 pub(in crate::routes) struct Removed {
     success: bool,
     path: WorkspacePath,
@@ -26,11 +30,14 @@ pub(in crate::routes) struct Removed {
 }
 
 /// Where it is now.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Went {
     Trash(Trashed),
-    Nowhere { permanent: bool },
+    Nowhere {
+        /// True: it is gone.
+        permanent: bool,
+    },
 }
 
 impl Removed {
@@ -56,4 +63,27 @@ pub(super) async fn delete(
         Ok(Removed::new(path, trashed))
     })
     .await
+}
+
+/// As an example of what a deletion answers.
+pub(in crate::routes) fn removed_example() -> serde_json::Value {
+    json!({
+        "success": true, "path": "/root/clawd/a.md", "trashPath": "/root/clawd/.trash/a.md.1767225600250",
+        "trashedAt": "2026-01-01T00:00:00.250Z", "expiresAt": "2026-01-08T00:00:00.250Z"
+    })
+}
+
+pub(super) fn describe() -> Op {
+    Op::new(Tag::Files, "deleteEntry", "Delete a file or a folder")
+        .about(
+            "To the trash, where it stays for seven days. `SOUL.md`, `AGENTS.md` and `.trash` cannot be deleted. \
+             Of a folder `If-Match: *` is true, and no entity tag is.",
+        )
+        .required_query("path", text(), PATH)
+        .query("permanent", choice(["true"]), "Not to the trash, but for good.")
+        .write_preconditions("what is deleted")
+        .json::<Removed>(StatusCode::OK, "It is not there any more.", removed_example())
+        .fails([ApiError::Input(Input::Path)])
+        .fails_to(Action::Delete, [FileError::NotFound, FileError::NotADirectory, FileError::Protected])
+        .fails_to(Action::Delete, on_paths().into_iter().chain(on_writes()))
 }

@@ -6,8 +6,10 @@ use axum::response::Response;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::read::MAX_TEXT_BYTES;
 use super::{answer, path};
@@ -20,6 +22,7 @@ use crate::files::{serve_upload, write};
 use crate::http_semantics::conditional::Preconditions;
 use crate::http_semantics::etag::{EntityTag, TagList};
 use crate::routes::body;
+use crate::routes::describe::{Op, Tag, on_bodies, on_paths, on_writes};
 use crate::routes::raw::refused;
 use crate::state::App;
 
@@ -33,23 +36,36 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-#[derive(Deserialize)]
+/// A file and its new content.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Write {
+pub(super) struct Write {
+    #[schema(value_type = WorkspacePath, required)]
     path: Option<String>,
+    /// At most 10,485,760 bytes, before any encoding.
+    #[schema(required, nullable = false)]
     content: Option<String>,
+    /// `base64`, with padding or without, white space ignored; anything else is text.
+    #[schema(default = "utf-8")]
     encoding: Option<String>,
+    /// Whether folders that are missing are made.
+    #[schema(default = true)]
     create_dirs: Option<bool>,
+    /// The file's entity tag as it was read, or `*` for any: 412 if it is another now, or none.
     if_match: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Written {
+/// The file as it is now, on the disk.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Written {
     success: bool,
     path: WorkspacePath,
+    /// In bytes.
     size: u64,
     modified: Timestamp,
+    /// Always `container`.
     source: &'static str,
+    /// The strong entity tag of the new content.
     etag: String,
 }
 
@@ -114,4 +130,28 @@ fn both(mut of_headers: Preconditions, if_match: Option<&str>) -> Result<[Precon
     // The field is one as well.
     of_headers.required = false;
     Ok([of_headers, Preconditions { if_match: Some(tags), ..Preconditions::default() }])
+}
+
+pub(super) fn describe() -> Op {
+    let request = json!({
+        "path": "/root/clawd/a.md", "content": "# Notes\n",
+        "ifMatch": "\"b3-ea8f163db38682925e4491c5e58d4bb3\""
+    });
+    let answer = json!({
+        "success": true, "path": "/root/clawd/a.md", "size": 8, "modified": "2026-01-01T00:00:00.250Z",
+        "source": "container", "etag": "\"b3-2d0bf8f9d5d3c5a3c6d1ed6b5a1a5e1f\""
+    });
+    let places = [FileError::NotFound, FileError::NotAFile, FileError::NotADirectory, FileError::Protected];
+    Op::new(Tag::Files, "writeFile", "Write a file from JSON")
+        .about(
+            "Durable and at once: readers see the old file or the new one. An editor that sends the `etag` of what \
+             it has read never overwrites what the agent wrote meanwhile.",
+        )
+        .write_preconditions("the file")
+        .json_body::<Write>("At most 21,037,056 bytes as it is sent.", request)
+        .json::<Written>(StatusCode::OK, "It is on the disk.", answer)
+        .fails([ApiError::BadJson, ApiError::Input(Input::PathAndContent)])
+        .fails([ApiError::Input(Input::Base64), ApiError::Input(Input::IfMatch), too_large(20_000_000)])
+        .fails(on_bodies())
+        .fails_to(Action::Write, places.into_iter().chain(on_paths()).chain(on_writes()))
 }
