@@ -66,10 +66,8 @@ pub struct Item {
 }
 
 /// Where something is in the trash.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Trashed {
-    /// Names it in the trash.
     pub trash_path: String,
     pub trashed_at: Timestamp,
     /// When it will be deleted for good.

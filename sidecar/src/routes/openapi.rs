@@ -13,6 +13,7 @@ use serde_json::json;
 use utoipa::openapi::path::PathsBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::server::ServerBuilder;
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -91,6 +92,7 @@ fn document() -> OpenApi {
         Tag::ALL.map(|tag| TagBuilder::new().name(tag.name()).description(Some(tag.description())).build());
     OpenApiBuilder::new()
         .info(InfoBuilder::new().title("Automna machine").version(VERSION).description(Some(ABOUT)))
+        .servers(Some([ServerBuilder::new().url("/").description(Some("The edge.")).build()]))
         .paths(paths)
         .components(Some(components.build()))
         .tags(Some(tags))

@@ -190,7 +190,8 @@ fn a_wrong_answer_is_noticed() {
         (answer(200, "date", &json!({"success": true, "path": "/root/clawd/a", "new": 1})), false),
     ];
     for (n, (answer, expect)) in rows.into_iter().enumerate() {
-        let checked = std::panic::catch_unwind(|| check("POST", "/ws/api/files/mkdir?x=1", &[], &answer));
+        let checked = std::panic::AssertUnwindSafe(|| check("POST", "/ws/api/files/mkdir?x=1", &[], &answer));
+        let checked = std::panic::catch_unwind(checked);
         assert_eq!(checked.is_ok(), expect, "row {n}");
     }
 }

@@ -12,6 +12,7 @@ use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{Action, ApiError, HttpError, Input};
 use crate::files::error::FileError;
+use crate::files::meta::Timestamp;
 use crate::files::path::WorkspacePath;
 use crate::files::serve_remove::{self, What, Where};
 use crate::files::trash::Trashed;
@@ -22,28 +23,37 @@ use crate::state::App;
 
 /// What a deletion answers.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(in crate::routes) struct Removed {
     success: bool,
     path: WorkspacePath,
-    #[serde(flatten)]
-    went: Went,
-}
-
-/// Where it is now.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-enum Went {
-    Trash(Trashed),
-    Nowhere {
-        /// True: it is gone.
-        permanent: bool,
-    },
+    /// Names it in the trash. If this is there, so are the two that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    trash_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    trashed_at: Option<Timestamp>,
+    /// When it will be deleted for good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    expires_at: Option<Timestamp>,
+    /// True, in place of the others: it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    permanent: Option<bool>,
 }
 
 impl Removed {
     pub(in crate::routes) fn new(path: WorkspacePath, trashed: Option<Trashed>) -> Self {
-        let went = trashed.map_or(Went::Nowhere { permanent: true }, Went::Trash);
-        Self { success: true, path, went }
+        let permanent = trashed.is_none().then_some(true);
+        let (trash_path, trashed_at, expires_at) = match trashed {
+            None => (None, None, None),
+            Some(Trashed { trash_path, trashed_at, expires_at }) => {
+                (Some(trash_path), Some(trashed_at), Some(expires_at))
+            }
+        };
+        Self { success: true, path, trash_path, trashed_at, expires_at, permanent }
     }
 }
 
