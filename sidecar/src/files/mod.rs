@@ -115,4 +115,6 @@ async fn pool<T: Send + 'static>(
 #[cfg(test)]
 mod race_tests;
 #[cfg(test)]
+mod test_support;
+#[cfg(test)]
 mod verbs_tests;

@@ -313,11 +313,8 @@ fn retry<T>(mut attempt: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::test_support::path;
     use std::os::unix::fs::symlink;
-
-    fn path(text: &str) -> WorkspacePath {
-        WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-    }
 
     /// A workspace with links of every kind, and a secret beside it.
     fn furnished() -> tempfile::TempDir {

@@ -4,20 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::files::etag::ContentHash;
+use crate::files::test_support::{path, workspace};
 use crate::http_semantics::conditional::Field;
 use crate::http_semantics::etag::{EntityTag, TagList};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-
-fn path(text: &str) -> WorkspacePath {
-    WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-}
-
-fn workspace() -> (tempfile::TempDir, Files) {
-    let dir = tempfile::tempdir().unwrap();
-    let files = Files::open(dir.path()).unwrap();
-    (dir, files)
-}
 
 fn if_match(tag: EntityTag) -> Preconditions {
     Preconditions { if_match: Some(TagList::Tags(vec![tag])), ..Preconditions::default() }

@@ -4,18 +4,14 @@ use std::path::Path;
 use super::*;
 use crate::files::etag::ContentHash;
 use crate::files::meta::Meta;
+use crate::files::test_support::{path, workspace};
 use crate::http_semantics::etag::TagList;
 
-fn path(text: &str) -> WorkspacePath {
-    WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-}
-
-fn workspace(names: &[&str]) -> (tempfile::TempDir, Files) {
-    let dir = tempfile::tempdir().unwrap();
+fn with(names: &[&str]) -> (tempfile::TempDir, Files) {
+    let (dir, files) = workspace();
     for name in names {
         fs::write(dir.path().join(name), name).unwrap();
     }
-    let files = Files::open(dir.path()).unwrap();
     (dir, files)
 }
 
@@ -46,7 +42,7 @@ fn conditions() {
         (required, "c", Some(Verdict::PreconditionRequired)),
     ];
     for (preconditions, to, expect) in rows {
-        let (dir, files) = workspace(&["a", "b"]);
+        let (dir, files) = with(&["a", "b"]);
         let moved = rename(&files, &path("a"), &path(to), &preconditions).unwrap();
         assert_eq!(moved.as_ref().err(), expect.as_ref(), "{preconditions:?} {to}");
         if expect.is_none() {
@@ -62,7 +58,7 @@ fn conditions() {
 #[test]
 fn what_is_written_between_check_and_move_stays() {
     for to in ["b", "c"] {
-        let (dir, files) = workspace(&["a", "b"]);
+        let (dir, files) = with(&["a", "b"]);
         let checked = |meta: &Meta| {
             let judged = judge(&files, &path("a"), meta, &if_match("a"))?;
             fs::write(dir.path().join("new"), "agent").unwrap();

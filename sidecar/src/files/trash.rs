@@ -323,19 +323,10 @@ fn compact(files: &Files, trash: &OwnedFd) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::test_support::{path, workspace};
     use std::fs;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-
-    fn path(text: &str) -> WorkspacePath {
-        WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-    }
-
-    fn workspace() -> (tempfile::TempDir, Files) {
-        let dir = tempfile::tempdir().unwrap();
-        let files = Files::open(dir.path()).unwrap();
-        (dir, files)
-    }
 
     #[test]
     fn there_and_back_across_a_restart() {

@@ -2,14 +2,11 @@
 
 use super::*;
 use crate::files::root::{Mechanism, Root};
+use crate::files::test_support::path;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
-
-fn path(text: &str) -> WorkspacePath {
-    WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-}
 
 /// `workspace`, and `outside` with a secret beside it.
 fn furnished(mechanism: Mechanism) -> (tempfile::TempDir, Files) {

@@ -9,6 +9,7 @@ mod files;
 mod history;
 mod keepalive;
 mod openapi;
+mod preconditions;
 mod raw;
 mod raw_description;
 mod reset;

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::API_PREFIXES;
 use super::files::Removed;
+use super::preconditions::{OfHeaders, refused};
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
@@ -59,12 +60,12 @@ pub(super) struct Query {
 pub(super) async fn dispatch(
     State(app): State<App>,
     _auth: Authenticated,
+    OfHeaders(mut preconditions): OfHeaders,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let path = path(parts.uri.path())?;
     let (query, required) = query(parts.uri.query().unwrap_or_default());
-    let mut preconditions = Preconditions::parse(&parts.headers).map_err(HttpError::from)?;
     preconditions.required |= required;
     match parts.method {
         Method::GET | Method::HEAD => get(&app, &path, &parts, &preconditions, &query).await,
@@ -91,17 +92,6 @@ fn query(text: &str) -> (Query, bool) {
         })
     };
     (Query { download: is("download"), permanent: is("permanent") }, is("requirePrecondition"))
-}
-
-pub(super) fn refused(verdict: Verdict) -> ApiError {
-    match verdict {
-        Verdict::PreconditionRequired => HttpError::PreconditionRequired.into(),
-        Verdict::PreconditionFailed(field) | Verdict::NotModified(field) => {
-            HttpError::PreconditionFailed(field.as_str()).into()
-        }
-        // Nobody asks then.
-        Verdict::Proceed => HttpError::PreconditionFailed("").into(),
-    }
 }
 
 // === GET and HEAD ===

@@ -16,7 +16,8 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::raw::{next_frame, refused};
+use super::preconditions::refused;
+use super::raw::next_frame;
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};

@@ -323,6 +323,20 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
     }
 }
 
+/// Names in the workspace, our temporary ones included.
+pub(crate) fn names(sidecar: &Sidecar) -> Vec<String> {
+    let entries = std::fs::read_dir(sidecar.workspace()).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Waits until nothing else is in the workspace: temporary names go away in the background.
+pub(crate) async fn only(sidecar: &Sidecar, expected: &[impl AsRef<str>]) {
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    eventually(&format!("only {expected:?}"), async || names(sidecar) == expected).await;
+}
+
 /// The next message that is no ping or pong.
 pub(crate) async fn next(socket: &mut Socket) -> Message {
     use futures_util::StreamExt;

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{StatusCode, Uri};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -10,15 +10,14 @@ use utoipa::ToSchema;
 use super::{answer, param, path};
 use crate::auth::Authenticated;
 use crate::clock;
-use crate::error::{Action, ApiError, HttpError, Input};
+use crate::error::{Action, ApiError, Input};
 use crate::files::error::FileError;
 use crate::files::meta::Timestamp;
 use crate::files::path::WorkspacePath;
 use crate::files::serve_remove::{self, What, Where};
 use crate::files::trash::Trashed;
-use crate::http_semantics::conditional::Preconditions;
 use crate::routes::describe::{Op, PATH, Tag, choice, on_paths, on_writes, text};
-use crate::routes::raw::refused;
+use crate::routes::preconditions::{OfHeaders, refused};
 use crate::state::App;
 
 /// What a deletion answers.
@@ -61,10 +60,9 @@ pub(super) async fn delete(
     State(app): State<App>,
     _: Authenticated,
     uri: Uri,
-    headers: HeaderMap,
+    OfHeaders(preconditions): OfHeaders,
 ) -> Result<Response, ApiError> {
     let path = path(param(&uri, "path")?, Input::Path)?;
-    let preconditions = Preconditions::parse(&headers).map_err(HttpError::from)?;
     let permanent = param(&uri, "permanent")?.is_some_and(|value| value == "true");
     let goes = if permanent { Where::Nowhere } else { Where::Trash(clock::now()) };
     answer(&app, Action::Delete, move |files| {

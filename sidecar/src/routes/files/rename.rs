@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -15,10 +15,9 @@ use crate::error::{Action, ApiError, HttpError, Input};
 use crate::files::error::FileError;
 use crate::files::path::WorkspacePath;
 use crate::files::serve_rename;
-use crate::http_semantics::conditional::Preconditions;
 use crate::http_semantics::etag::TagList;
 use crate::routes::describe::{Op, Tag, on_bodies, on_paths, on_writes};
-use crate::routes::raw::refused;
+use crate::routes::preconditions::{OfHeaders, refused};
 use crate::state::App;
 
 /// From where to where, of a move or a copy.
@@ -53,10 +52,9 @@ pub(super) struct Done {
 pub(super) async fn post(
     State(app): State<App>,
     _: Authenticated,
-    headers: HeaderMap,
+    OfHeaders(preconditions): OfHeaders,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let preconditions = Preconditions::parse(&headers).map_err(HttpError::from)?;
     if matches!(preconditions.if_none_match, Some(TagList::Tags(_))) {
         return Err(HttpError::OnlyAny.into());
     }

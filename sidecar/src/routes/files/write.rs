@@ -6,7 +6,7 @@ use axum::response::Response;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::read::MAX_TEXT_BYTES;
 use super::{answer, path};
 use crate::auth::Authenticated;
-use crate::error::{Action, ApiError, HttpError, Input};
+use crate::error::{Action, ApiError, Input};
 use crate::files::error::FileError;
 use crate::files::meta::Timestamp;
 use crate::files::path::WorkspacePath;
@@ -23,7 +23,7 @@ use crate::http_semantics::conditional::Preconditions;
 use crate::http_semantics::etag::{EntityTag, TagList};
 use crate::routes::body;
 use crate::routes::describe::{Op, Tag, on_bodies, on_paths, on_writes};
-use crate::routes::raw::refused;
+use crate::routes::preconditions::{OfHeaders, refused};
 use crate::state::App;
 
 /// The largest content in base64, with its line breaks escaped, or as text of which every other character is: more
@@ -72,10 +72,9 @@ pub(super) struct Written {
 pub(super) async fn post(
     State(app): State<App>,
     _: Authenticated,
-    headers: HeaderMap,
+    OfHeaders(of_headers): OfHeaders,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let of_headers = Preconditions::parse(&headers).map_err(HttpError::from)?;
     let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(too_large)?;
     answer(&app, Action::Write, move |files| {
         let request: Write = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
