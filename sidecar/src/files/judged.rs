@@ -36,11 +36,9 @@ pub(super) struct Place<'a> {
 /// then. Only if `from` has been taken again meanwhile, it stays at `to`: a newer file has replaced it.
 pub(super) fn put(from: Place<'_>, to: Place<'_>, judged: Judged) -> Result<(), FileError> {
     rename(from, to, RenameFlags::NOREPLACE)?;
-    if is_as_judged(to, judged)? {
-        return Ok(());
-    }
+    let Err(against) = check(to, judged) else { return Ok(()) };
     match rename(to, from, RenameFlags::NOREPLACE) {
-        Ok(()) | Err(FileError::Exists) => Err(FileError::Precondition { current: None }),
+        Ok(()) | Err(FileError::Exists) => Err(against),
         Err(error) => Err(error),
     }
 }
@@ -51,11 +49,9 @@ pub(super) fn put(from: Place<'_>, to: Place<'_>, judged: Judged) -> Result<(), 
 /// [`FileError::Precondition`] if what was at `from` was not what was judged. Both are back then.
 pub(super) fn exchange(from: Place<'_>, to: Place<'_>, judged: Judged) -> Result<(), FileError> {
     rename(from, to, RenameFlags::EXCHANGE)?;
-    if is_as_judged(to, judged)? {
-        return Ok(());
-    }
+    let Err(against) = check(to, judged) else { return Ok(()) };
     rename(to, from, RenameFlags::EXCHANGE)?;
-    Err(FileError::Precondition { current: None })
+    Err(against)
 }
 
 fn rename(from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<(), FileError> {
@@ -65,8 +61,10 @@ fn rename(from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<(), File
     })
 }
 
-fn is_as_judged(place: Place<'_>, judged: Judged) -> Result<bool, FileError> {
-    let Judged::Only(judged) = judged else { return Ok(true) };
+/// Whether `judged` is what is at `place`.
+fn check(place: Place<'_>, judged: Judged) -> Result<(), FileError> {
+    let Judged::Only(judged) = judged else { return Ok(()) };
     let stat = statat(place.dir, place.name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat"))?;
-    Ok(Meta::of(&stat).version.is_but_for_ctime(&judged))
+    let is_same = Meta::of(&stat).version.is_but_for_ctime(&judged);
+    if is_same { Ok(()) } else { Err(FileError::Precondition { current: None }) }
 }

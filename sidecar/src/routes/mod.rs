@@ -1,4 +1,5 @@
-//! The public port's route table. Everything in it lies behind the [`gate`].
+//! The public port's route table. Everything in it lies behind the [`gate`], and each route stands in it together
+//! with its description ([`openapi`]).
 
 mod agent;
 mod archive;

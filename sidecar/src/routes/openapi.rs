@@ -1,7 +1,8 @@
 //! `GET /api/openapi.json`: the description of our own API, in OpenAPI 3.1.
 //!
 //! It is made of the route table: what each route takes and gives is told by its types, and how it can fail by its
-//! errors. `sidecar/openapi.json` is a copy for readers and for generators of clients, which a test compares.
+//! errors. `sidecar/openapi.json` is a copy for readers and for generators of clients, which a test compares;
+//! `UPDATE_OPENAPI=1 cargo test -p sidecar --lib openapi` writes it anew.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -129,7 +129,7 @@ fn app() -> (tempfile::TempDir, axum::Router) {
     let key = keys.machine_key(&"user_a".parse().unwrap(), Generation(1));
     let config = Config::from_lookup(|name| match name {
         "AUTOMNA_USER_ID" => Some("user_a".to_owned()),
-        "AUTOMNA_MACHINE_KEY" => Some(key.expose().to_owned()),
+        "AUTOMNA_MACHINE_KEY" => Some(key.expose()),
         "AUTOMNA_GENERATION" => Some("1".to_owned()),
         "AUTOMNA_DATA_DIR" => Some(data.clone()),
         _ => None,
