@@ -15,7 +15,7 @@ use crate::routes::API_PREFIXES;
 use crate::state::App;
 use crate::{clock, readiness, stop};
 
-/// The OpenAPI Initiative's own schema of its documents, dialect of JSON Schema aside.
+/// The OpenAPI Initiative's own schema of its documents (Apache-2.0), dialect of JSON Schema aside.
 const OPENAPI: &str = include_str!("../../tests/data/openapi-3.1.schema.json");
 
 fn generated() -> Value {

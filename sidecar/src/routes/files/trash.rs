@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::rename::on_ends;
 use super::{answer, path, small_json};
 use crate::auth::Authenticated;
 use crate::error::{Action, ApiError, Input};
 use crate::files::error::FileError;
 use crate::files::path::WorkspacePath;
 use crate::files::trash::{self, Item};
-use crate::routes::describe::{Op, Tag, on_bodies, on_paths, on_reads, on_writes};
+use crate::routes::describe::{Op, Tag, on_bodies, on_reads, on_writes};
 use crate::state::App;
 
 /// What is in the trash.
@@ -108,18 +109,11 @@ pub(super) fn describe_delete() -> Op {
 pub(super) fn describe_restore() -> Op {
     let trash_path = "/root/clawd/.trash/a.md.1767225600250";
     let answer = json!({ "success": true, "path": "/root/clawd/notes/a.md", "trashPath": trash_path });
-    let own = [
-        FileError::NotFound,
-        FileError::Exists,
-        FileError::NotADirectory,
-        FileError::IntoItself,
-        FileError::Protected,
-    ];
     Op::new(Tag::Trash, "restoreEntry", "Restore from the trash")
         .about("To where it was, or to `to`. Parents are made; nothing is overwritten.")
         .json_body::<Restore>("At most 53,248 bytes as it is sent.", json!({ "trashPath": trash_path }))
         .json::<Restored>(StatusCode::OK, "It is back.", answer)
         .fails([ApiError::BadJson, ApiError::Input(Input::TrashPath), ApiError::Input(Input::Path)])
         .fails(on_bodies())
-        .fails_to(Action::Restore, own.into_iter().chain(on_paths()).chain(on_writes()))
+        .fails_to(Action::Restore, on_ends())
 }
