@@ -39,6 +39,7 @@ pub mod readiness;
 pub mod respond;
 pub mod routes;
 pub mod server;
+pub mod stall;
 pub mod state;
 pub mod stop;
 pub mod watch;

@@ -5,7 +5,7 @@
 //! 3. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
 //!    to serve without it could be to serve an older one.
 //!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
-//! 4. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
+//! 4. Both listeners are bound, with a bound on how long a client may take nothing, then named in the log line `listening`. If one cannot be: exit code 71.
 //!    In the background, what an earlier process left in the workspace under temporary names is removed, and once an
 //!    hour what has been in the trash, or unfinished, for too long.
 //! 5. A connection to the agent is opened and kept, for `/ready`; both listeners serve.
@@ -30,7 +30,7 @@ use sidecar::files::{Files, litter, trash};
 use sidecar::server::Slots;
 use sidecar::state::App;
 use sidecar::stop::Stop;
-use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stop};
+use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stall, stop};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -190,6 +190,7 @@ async fn bind(
 ) -> Result<(TcpListener, std::net::SocketAddr), StartError> {
     let failed = |error| StartError::System { what, error };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
+    stall::limit(&listener, stall::MAX_STALL).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }

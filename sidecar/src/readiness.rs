@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use utoipa::ToSchema;
 
 use crate::VERSION;
 use crate::proxy::agent;
@@ -47,9 +48,11 @@ pub struct Agent {
 }
 
 /// What `/ready` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Readiness, description = "Whether the agent can serve.")]
 pub struct Answer {
     pub ready: bool,
+    /// Why, or why not.
     pub reason: &'static str,
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::etag::ETag;
 use super::path::PathError;
+use crate::http_semantics::etag::EntityTag;
 
 /// Why an operation on files was refused or failed. Nothing has changed then, unless a variant says otherwise.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum FileError {
     #[error("{size} bytes are more than {max}")]
     TooLarge { size: u64, max: u64 },
     #[error("the precondition does not hold")]
-    Precondition { current: Option<ETag> },
+    Precondition { current: Option<EntityTag> },
     #[error("a folder cannot go into itself")]
     IntoItself,
     /// A tree with more levels or entries than one request may handle.

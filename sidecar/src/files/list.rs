@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::{AtFlags, Dir, FileType, statat};
 use rustix::io::Errno;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Files;
 use super::collation::Order;
@@ -33,21 +34,29 @@ pub struct Listing {
 }
 
 /// One entry. The contract's fields come first, in its order; the rest says what legacy could not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Entry {
     pub name: String,
+    #[schema(value_type = WorkspacePath)]
     pub path: Below,
+    /// `file` or `directory`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(file|directory)$")]
     pub kind: &'static str,
+    /// In bytes. Of a folder, what its own entry takes.
     pub size: u64,
     pub modified: Timestamp,
+    /// Behind the last dot of the name; the whole name if there is none. Folders have none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub extension: Option<String>,
     /// `symlink` or `special`, where `type` says `file`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(symlink|special)$")]
     pub special: Option<&'static str>,
     /// The name is not UTF-8. It is shown with replacement characters, and cannot be asked for.
     #[serde(rename = "lossyName", skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     pub is_lossy: bool,
 }
 

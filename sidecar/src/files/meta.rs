@@ -3,6 +3,9 @@
 use rustix::fs::{FileType, Stat};
 use serde::{Serialize, Serializer};
 use shared::time::UnixMillis;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,14 @@ pub struct Version {
     /// Nanoseconds since 1970.
     pub mtime_ns: i128,
     pub ctime_ns: i128,
+}
+
+impl Version {
+    /// The same but for the ctime, which a rename moves.
+    #[must_use]
+    pub fn is_but_for_ctime(&self, other: &Self) -> bool {
+        Self { ctime_ns: other.ctime_ns, ..*self } == *other
+    }
 }
 
 /// What a client is told about an entry, and what we need for a replacement.
@@ -83,7 +94,7 @@ impl Meta {
     }
 }
 
-/// Serialises as ISO 8601 with milliseconds and `Z`, as JavaScript's `toISOString` does.
+/// ISO 8601 with milliseconds and `Z`, as JavaScript's `toISOString` writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub UnixMillis);
 
@@ -103,6 +114,15 @@ impl Serialize for Timestamp {
         serializer.collect_str(self)
     }
 }
+
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Timestamp {}
 
 /// The date of a day counted from 1970-01-01: the usual arithmetic on 400-year eras that begin on 1 March.
 const fn civil(days: u64) -> (u64, u64, u64) {

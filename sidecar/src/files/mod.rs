@@ -21,6 +21,7 @@ pub mod collation;
 pub mod copy;
 pub mod error;
 pub mod etag;
+pub mod judged;
 pub mod keep;
 pub mod list;
 pub mod litter;
@@ -36,6 +37,7 @@ pub mod search;
 pub mod serve;
 pub mod serve_archive;
 pub mod serve_remove;
+pub mod serve_rename;
 pub mod serve_tus;
 pub mod serve_upload;
 pub mod temp;
@@ -114,5 +116,7 @@ async fn pool<T: Send + 'static>(
 
 #[cfg(test)]
 mod race_tests;
+#[cfg(test)]
+mod test_support;
 #[cfg(test)]
 mod verbs_tests;

@@ -3,6 +3,9 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// What clients call the workspace, wherever it really is.
 pub const VIRTUAL_ROOT: &str = "/root/clawd";
@@ -162,6 +165,20 @@ impl Serialize for WorkspacePath {
         serializer.collect_str(self)
     }
 }
+
+impl PartialSchema for WorkspacePath {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "An absolute path in the workspace: at most 4,096 bytes, each name at most 255.",
+            ))
+            .pattern(Some("^/+root/+clawd(/|$)"))
+            .into()
+    }
+}
+
+impl ToSchema for WorkspacePath {}
 
 #[cfg(test)]
 mod tests {

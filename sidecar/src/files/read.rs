@@ -9,11 +9,12 @@ use futures_util::Stream;
 
 use super::Files;
 use super::error::{FileError, failed, failed_io};
-use super::etag::{ContentHash, ETag};
+use super::etag::{ContentHash, weak_tag};
 use super::meta::Meta;
 use super::path::WorkspacePath;
 use super::pool;
 use crate::clock;
+use crate::http_semantics::etag::EntityTag;
 
 /// One read of a stream. A thousand slow downloads hold one each.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -26,7 +27,7 @@ const MAX_TORN_READS: usize = 3;
 pub struct Content {
     pub bytes: Vec<u8>,
     pub meta: Meta,
-    pub etag: ETag,
+    pub etag: EntityTag,
 }
 
 /// Reads a whole file of at most `max` bytes. Blocks.
@@ -44,7 +45,7 @@ pub fn whole(files: &Files, path: &WorkspacePath, max: u64) -> Result<Content, F
             if after.version == meta.version {
                 files.hashes.put(meta.version, hash, clock::now());
             }
-            return Ok(Content { bytes, meta: after, etag: ETag::strong(hash) });
+            return Ok(Content { bytes, meta: after, etag: hash.tag() });
         }
         attempt += 1;
     }
@@ -66,9 +67,9 @@ fn read_all(file: &File, size: u64, max: u64) -> Result<Vec<u8>, FileError> {
 ///
 /// # Errors
 /// The disk fails.
-pub fn strong_etag(files: &Files, file: &File, meta: &Meta) -> Result<ETag, FileError> {
+pub fn strong_etag(files: &Files, file: &File, meta: &Meta) -> Result<EntityTag, FileError> {
     if let Some(hash) = files.hashes.get(&meta.version) {
-        return Ok(ETag::strong(hash));
+        return Ok(hash.tag());
     }
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -85,13 +86,13 @@ pub fn strong_etag(files: &Files, file: &File, meta: &Meta) -> Result<ETag, File
     if now(file)?.version == meta.version {
         files.hashes.put(meta.version, hash, clock::now());
     }
-    Ok(ETag::strong(hash))
+    Ok(hash.tag())
 }
 
 /// The strong tag if it is known, else a weak one. Reads nothing.
 #[must_use]
-pub fn cheap_etag(files: &Files, meta: &Meta) -> ETag {
-    files.hashes.get(&meta.version).map_or_else(|| ETag::weak(&meta.version), ETag::strong)
+pub fn cheap_etag(files: &Files, meta: &Meta) -> EntityTag {
+    files.hashes.get(&meta.version).map_or_else(|| weak_tag(&meta.version), |hash| hash.tag())
 }
 
 fn now(file: &File) -> Result<Meta, FileError> {

@@ -1,5 +1,6 @@
 //! Removing for good: file by file, relative to open folders, never through a link.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -7,42 +8,59 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::Files;
 use super::error::{FileError, failed};
+use super::judged::{self, Judged, Place};
+use super::meta::{Kind, Meta};
 use super::path::WorkspacePath;
 use super::root::Target;
 use super::temp::{self, Temp};
-use super::{Files, meta::Kind};
 
 /// Each level holds a descriptor. Deeper trees come from programs gone wrong.
 pub(super) const MAX_TREE_DEPTH: usize = 256;
 
 /// Deletes `path` for good. A folder first gets a temporary name, so that nobody sees half of it; what a crash
-/// leaves of it is removed at the next start.
+/// leaves of it is removed at the next start. Blocks.
 ///
 /// # Errors
 /// It is missing or protected, or the disk fails.
 pub fn permanently(files: &Files, path: &WorkspacePath) -> Result<(), FileError> {
+    let Ok(()) = permanently_if(files, path, |_| Ok(Ok::<_, Infallible>(Judged::Anything)))?;
+    Ok(())
+}
+
+/// As [`permanently`], if `judge` has nothing against what is there at that moment. Else, inside, what it has.
+/// Blocks.
+///
+/// # Errors
+/// Those of [`permanently`], of `judge`, and of [`judged::put`].
+pub fn permanently_if<V>(
+    files: &Files,
+    path: &WorkspacePath,
+    judge: impl FnOnce(&Meta) -> Result<Result<Judged, V>, FileError>,
+) -> Result<Result<(), V>, FileError> {
     let target = files.root.target(path)?;
     let _held = files.locks.hold(&[&target]);
     let meta = target.metadata()?.ok_or(FileError::NotFound)?;
     if target.is_protected {
         return Err(FileError::Protected);
     }
-    if meta.kind == Kind::Directory {
-        set_aside(&target)?;
-    } else {
-        unlinkat(&target.parent, &target.name, AtFlags::empty()).map_err(failed("unlink"))?;
+    match judge(&meta)? {
+        Err(against) => return Ok(Err(against)),
+        Ok(Judged::Anything) if meta.kind != Kind::Directory => {
+            unlinkat(&target.parent, &target.name, AtFlags::empty()).map_err(failed("unlink"))?;
+        }
+        Ok(judged) => set_aside(&target, judged)?,
     }
-    target.sync_parent()
+    target.sync_parent()?;
+    Ok(Ok(()))
 }
 
-/// Takes the name from a tree at once; the tree itself goes when the temporary name is dropped.
-pub(super) fn set_aside(target: &Target) -> Result<(), FileError> {
+/// Takes the name from what has it at once; it goes itself when the temporary name is dropped.
+fn set_aside(target: &Target, judged: Judged) -> Result<(), FileError> {
     let temp = Temp::new(&target.parent)?;
     let (dir, name) = temp.place()?;
-    renameat(&target.parent, &target.name, dir, name).map_err(failed("rename"))?;
-    drop(temp);
-    Ok(())
+    judged::put(target.place(), Place { dir, name: name.as_ref() }, judged)
 }
 
 /// Removes whatever is at `name` in `dir`, with all that is below.

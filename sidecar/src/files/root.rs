@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
 
 use super::error::{FileError, failed};
+use super::judged::Place;
 use super::meta::{Kind, Meta};
 use super::path::{WorkspacePath, is_protected_name};
 use super::walk::{self, Last, Located};
@@ -65,6 +66,12 @@ pub struct Target {
     pub name: OsString,
     /// SOUL.md and its like, whichever path led here.
     pub is_protected: bool,
+}
+
+impl Target {
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { dir: &self.parent, name: &self.name }
+    }
 }
 
 impl Root {
@@ -306,11 +313,8 @@ fn retry<T>(mut attempt: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::test_support::path;
     use std::os::unix::fs::symlink;
-
-    fn path(text: &str) -> WorkspacePath {
-        WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-    }
 
     /// A workspace with links of every kind, and a secret beside it.
     fn furnished() -> tempfile::TempDir {

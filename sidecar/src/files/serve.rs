@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 
 use super::Files;
 use super::error::{FileError, failed, failed_io};
-use super::etag::ETag;
 use super::meta::{Kind, Meta};
 use super::path::WorkspacePath;
 use super::read;
 use super::root::Mechanism;
 use crate::http_semantics::digest::{Algorithm, Hasher};
+use crate::http_semantics::etag::EntityTag;
 
 /// One read of a body. A thousand slow downloads hold one each; more would leave the processor's cache and be
 /// slower, not faster.
@@ -41,7 +41,7 @@ pub const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
 pub struct Opened {
     pub file: Arc<File>,
     pub meta: Meta,
-    pub etag: ETag,
+    pub etag: EntityTag,
 }
 
 /// Opens a file to be sent. What is in the kernel's caches is opened on the spot; else the pool does it.
@@ -86,7 +86,7 @@ fn open_cached(files: &Files, path: &WorkspacePath) -> Option<Opened> {
     look(&open(OFlags::PATH)?)?;
     let opened = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     let meta = look(&opened)?;
-    let etag = ETag::strong(files.hashes.get(&meta.version)?);
+    let etag = files.hashes.get(&meta.version)?.tag();
     Some(Opened { file: Arc::new(opened.into()), meta, etag })
 }
 

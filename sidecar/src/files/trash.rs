@@ -13,12 +13,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::PoisonError;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fsync, openat, renameat, renameat_with, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, openat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use shared::time::UnixMillis;
+use utoipa::ToSchema;
 
 use super::error::{FileError, failed, failed_io};
+use super::judged::{self, Judged, Place};
 use super::meta::{Kind, Meta, Timestamp};
 use super::path::{MAX_SEGMENT_BYTES, RESERVED_PREFIX, TRASH_DIR, WorkspacePath};
 use super::root::Target;
@@ -38,29 +40,37 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_SAME_NAME: u64 = 1000;
 
 /// What is in the trash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TrashItem)]
 pub struct Item {
+    /// As it was called.
     pub name: String,
+    /// Names it in the trash.
     pub trash_path: String,
-    /// Unknown for what legacy deleted.
+    /// Unknown for what was deleted before its place was written down.
+    #[schema(required)]
     pub original_path: Option<String>,
+    /// `file` or `directory`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(file|directory)$")]
     pub kind: &'static str,
+    /// In bytes.
     pub size: u64,
     pub trashed_at: Timestamp,
+    /// When it will be deleted for good.
     pub expires_at: Timestamp,
     /// The name in the trash, without the clients' ways to write it.
     #[serde(skip)]
     entry: String,
 }
 
-/// What a deletion answers.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// Where something is in the trash.
+#[derive(Debug, Clone)]
 pub struct Trashed {
     pub trash_path: String,
     pub trashed_at: Timestamp,
+    /// When it will be deleted for good.
     pub expires_at: Timestamp,
 }
 
@@ -75,19 +85,19 @@ struct Line {
 /// # Errors
 /// It is missing, protected or outside; `.trash` is no folder; the disk fails.
 pub fn discard(files: &Files, path: &WorkspacePath, now: UnixMillis) -> Result<Trashed, FileError> {
-    let Ok(trashed) = discard_if(files, path, now, |_| Ok(Ok::<(), Infallible>(())))?;
+    let Ok(trashed) = discard_if(files, path, now, |_| Ok(Ok::<_, Infallible>(Judged::Anything)))?;
     Ok(trashed)
 }
 
 /// As [`discard`], if `judge` has nothing against what is there at that moment. Else, inside, what it has. Blocks.
 ///
 /// # Errors
-/// Those of [`discard`] and of `judge`.
+/// Those of [`discard`], of `judge`, and of [`judged::put`].
 pub fn discard_if<V>(
     files: &Files,
     path: &WorkspacePath,
     now: UnixMillis,
-    judge: impl FnOnce(&Meta) -> Result<Result<(), V>, FileError>,
+    judge: impl FnOnce(&Meta) -> Result<Result<Judged, V>, FileError>,
 ) -> Result<Result<Trashed, V>, FileError> {
     let target = files.root.target(path)?;
     target.metadata()?.ok_or(FileError::NotFound)?;
@@ -97,9 +107,10 @@ pub fn discard_if<V>(
     let original = path.to_string();
     let _changing = files.trash.lock().unwrap_or_else(PoisonError::into_inner);
     let _held = files.locks.hold(&[&target]);
-    if let Err(against) = judge(&target.metadata()?.ok_or(FileError::NotFound)?)? {
-        return Ok(Err(against));
-    }
+    let judged = match judge(&target.metadata()?.ok_or(FileError::NotFound)?)? {
+        Ok(judged) => judged,
+        Err(against) => return Ok(Err(against)),
+    };
     // Not earlier: what is refused changes nothing.
     let trash = open(files, true)?;
     let name = path.name().ok_or(FileError::Protected)?;
@@ -109,11 +120,10 @@ pub fn discard_if<V>(
             continue;
         }
         append(&trash, &Line { entry: entry.clone(), original: original.clone() })?;
-        match renameat_with(&target.parent, &target.name, &trash, &entry, RenameFlags::NOREPLACE) {
+        match judged::put(target.place(), Place { dir: &trash, name: entry.as_ref() }, judged) {
             Ok(()) => {}
-            Err(Errno::EXIST) => continue,
-            Err(Errno::INVAL) => return Err(FileError::IntoItself),
-            Err(errno) => return Err(FileError::from_errno("rename", errno)),
+            Err(FileError::Exists) => continue,
+            Err(error) => return Err(error),
         }
         fsync(&trash).map_err(failed("fsync folder"))?;
         target.sync_parent()?;
@@ -167,11 +177,7 @@ pub fn restore(
         return Err(FileError::Protected);
     }
     let held = files.locks.hold(&[&target]);
-    match renameat_with(&trash, &item.entry, &target.parent, &target.name, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
-        Err(Errno::INVAL) => return Err(FileError::IntoItself),
-        Err(errno) => return Err(FileError::from_errno("rename", errno)),
-    }
+    judged::put(Place { dir: &trash, name: item.entry.as_ref() }, target.place(), Judged::Anything)?;
     drop(held);
     target.sync_parent()?;
     fsync(&trash).map_err(failed("fsync folder"))?;
@@ -317,19 +323,10 @@ fn compact(files: &Files, trash: &OwnedFd) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::test_support::{path, workspace};
     use std::fs;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-
-    fn path(text: &str) -> WorkspacePath {
-        WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-    }
-
-    fn workspace() -> (tempfile::TempDir, Files) {
-        let dir = tempfile::tempdir().unwrap();
-        let files = Files::open(dir.path()).unwrap();
-        (dir, files)
-    }
 
     #[test]
     fn there_and_back_across_a_restart() {

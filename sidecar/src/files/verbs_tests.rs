@@ -8,10 +8,7 @@ use super::error::FileError;
 use super::path::WorkspacePath;
 use super::root::{Mechanism, Root};
 use super::{Files, copy::copy, mkdir::mkdir, remove, rename::rename};
-
-fn path(text: &str) -> WorkspacePath {
-    WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-}
+use crate::files::test_support::path;
 
 /// Runs `check` over a furnished workspace; afterwards what is outside is as it was, and no temporary name is left.
 fn with_workspace(check: fn(&Path, &Files)) {

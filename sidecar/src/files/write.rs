@@ -16,13 +16,14 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, fsync, linkat, opena
 use rustix::io::Errno;
 
 use super::error::{FileError, failed, failed_io};
-use super::etag::{ContentHash, ETag, Expect};
+use super::etag::{ContentHash, Expect};
 use super::meta::{Kind, Meta, Version};
 use super::path::WorkspacePath;
 use super::root::Target;
 use super::temp::Temp;
 use super::{Files, keep, pool, read};
 use crate::clock;
+use crate::http_semantics::etag::EntityTag;
 
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -49,7 +50,7 @@ struct State {
 #[derive(Debug, Clone)]
 pub struct Written {
     pub meta: Meta,
-    pub etag: ETag,
+    pub etag: EntityTag,
     /// There was no file of that name before.
     pub created: bool,
 }
@@ -260,7 +261,7 @@ fn finish(
     if !left_behind {
         temp.keep();
     }
-    Ok(Written { meta, etag: ETag::strong(hash), created: old.is_none() })
+    Ok(Written { meta, etag: hash.tag(), created: old.is_none() })
 }
 
 /// How the temporary name becomes the real one.
@@ -318,9 +319,7 @@ fn replace(temp: &Temp, target: &Target, commit: Commit) -> Result<bool, FileErr
         Err(errno) => return Err(FileError::from_errno("exchange", errno)),
     }
     let came_out = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat"))?;
-    // Not the ctime: the exchange itself has changed it.
-    let came_out = Version { ctime_ns: judged.ctime_ns, ..Meta::of(&came_out).version };
-    if came_out == judged {
+    if Meta::of(&came_out).version.is_but_for_ctime(&judged) {
         return Ok(true);
     }
     rename(RenameFlags::EXCHANGE).map_err(failed("exchange back"))?;

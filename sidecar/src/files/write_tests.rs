@@ -2,14 +2,11 @@
 
 use super::*;
 use crate::files::root::{Mechanism, Root};
+use crate::files::test_support::path;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
-
-fn path(text: &str) -> WorkspacePath {
-    WorkspacePath::parse(&format!("/root/clawd/{text}")).unwrap()
-}
 
 /// `workspace`, and `outside` with a secret beside it.
 fn furnished(mechanism: Mechanism) -> (tempfile::TempDir, Files) {
@@ -54,7 +51,7 @@ fn a_replacement_has_a_new_inode_and_the_old_mode_and_attributes() {
 
     let written = put(&files, "a/f", "two", &Expect::Anything).unwrap();
     assert!(!written.created);
-    assert_eq!(written.etag, ETag::strong(ContentHash::of(b"two")));
+    assert_eq!(written.etag, ContentHash::of(b"two").tag());
     assert_eq!(fs::read_to_string(&at).unwrap(), "two");
     assert_eq!(fs::read_to_string(dir.path().join("workspace/other")).unwrap(), "one");
     assert_eq!(std::io::read_to_string(&old).unwrap(), "one");
@@ -156,7 +153,7 @@ async fn what_ends_early_leaves_the_old_file_and_no_trace() {
 fn preconditions() {
     let (dir, files) = furnished(Mechanism::Kernel);
     let at = dir.path().join("workspace/f");
-    let tag = |text: &str| ETag::strong(ContentHash::of(text.as_bytes()));
+    let tag = |text: &str| ContentHash::of(text.as_bytes()).tag();
     let refused = |expect: Expect| {
         let result = put(&files, "f", "never", &expect);
         assert!(matches!(result, Err(FileError::Precondition { .. })), "{expect:?}: {result:?}");
@@ -209,7 +206,7 @@ fn exactly_one_wins(expect: &Expect, before: Option<&str>) {
 
 #[test]
 fn of_concurrent_writers_one_wins() {
-    exactly_one_wins(&Expect::OneOf(vec![ETag::strong(ContentHash::of(b"old"))]), Some("old"));
+    exactly_one_wins(&Expect::OneOf(vec![ContentHash::of(b"old").tag()]), Some("old"));
     exactly_one_wins(&Expect::Absent, None);
 }
 
@@ -228,7 +225,7 @@ fn until_the_clock_of_files_has_ticked(since: &Path) {
 #[test]
 fn what_the_agent_does_between_judging_and_commit_is_not_lost() {
     type Act = fn(&Path);
-    let expect = Expect::OneOf(vec![ETag::strong(ContentHash::of(b"old"))]);
+    let expect = Expect::OneOf(vec![ContentHash::of(b"old").tag()]);
     let agent: [(&str, Act); 4] = [
         ("in place", |at| fs::write(at, "agent").unwrap()),
         ("in place, same length", |at| fs::write(at, "new").unwrap()),
@@ -274,7 +271,7 @@ fn what_the_agent_makes_or_removes_between_judging_and_commit_stays_so() {
     assert!(matches!(replace(&temp, &target, commit), Err(FileError::Precondition { .. })));
     assert_eq!(fs::read_to_string(&at).unwrap(), "old");
     let old = target.metadata().unwrap();
-    let expect = Expect::OneOf(vec![ETag::strong(ContentHash::of(b"old"))]);
+    let expect = Expect::OneOf(vec![ContentHash::of(b"old").tag()]);
     let commit = judge(&files, &target, old.as_ref(), &expect).unwrap();
     fs::remove_file(&at).unwrap();
     assert!(matches!(replace(&temp, &target, commit), Err(FileError::Precondition { .. })));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::cursor::Cursor;
 use super::reader::Budget;
@@ -21,11 +22,15 @@ const PAGE: usize = 100;
 const CONTEXT_CHARS: usize = 80;
 
 /// A message in which the words were found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FoundMessage)]
 pub struct Match {
     pub role: String,
+    /// As it was written: a text or a number.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub timestamp: Option<Box<RawValue>>,
+    /// The words and 80 characters on each side.
     pub snippet: String,
 }
 

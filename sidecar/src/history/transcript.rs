@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 /// Which lines count as messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,24 +121,34 @@ impl Message<'_> {
 
 /// A message as clients get it. `role`, `content` and `timestamp` are the contract's, `timestamp` a text or a
 /// number, as it was written. The rest is there only when everything was asked for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Message, description = "A message, with its values as they were written.")]
 pub struct Entry {
     pub role: String,
+    /// A text, or a list of parts.
+    #[schema(value_type = serde_json::Value)]
     pub content: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub timestamp: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub id: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub tool_call_id: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub tool_name: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub is_error: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub stop_reason: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub error_message: Option<Box<RawValue>>,
     /// The whole message, for the route that shows it so.
     #[serde(skip)]

@@ -1,8 +1,11 @@
-//! Entity tags (RFC 9110 section 8.8.3) and the lists of `If-Match` and `If-None-Match`.
+//! Entity tags (RFC 9110 section 8.8.3) and the lists of `If-Match` and `If-None-Match`: how they are read, written
+//! and compared. What goes into a tag of ours is decided in [`crate::files::etag`].
+
+use std::fmt;
 
 use http::HeaderValue;
 
-/// One entity tag. Its opaque part is compared byte by byte and never unescaped: it has no escapes.
+/// One entity tag, ours or a client's. Its opaque part is compared byte by byte and never unescaped: it has no escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityTag {
     weak: bool,
@@ -15,10 +18,16 @@ pub struct EntityTag {
 pub struct NotTags;
 
 impl EntityTag {
-    /// A strong tag of our own making. `None` if `opaque` holds what a tag cannot.
+    /// A strong tag of our own making. What a tag cannot hold is left out.
     #[must_use]
-    pub fn strong(opaque: &str) -> Option<Self> {
-        opaque.bytes().all(is_etagc).then(|| Self { weak: false, opaque: opaque.as_bytes().into() })
+    pub fn strong(opaque: &str) -> Self {
+        Self { weak: false, opaque: opaque.bytes().filter(|&byte| is_etagc(byte)).collect() }
+    }
+
+    /// As [`Self::strong`], but weak: good for caches, not for `If-Match`.
+    #[must_use]
+    pub fn weak(opaque: &str) -> Self {
+        Self { weak: true, ..Self::strong(opaque) }
     }
 
     /// One tag, as in `If-Range`.
@@ -26,6 +35,22 @@ impl EntityTag {
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (tag, rest) = take(text.trim_ascii())?;
         rest.is_empty().then_some(tag)
+    }
+
+    /// One tag as JSON clients may send it: also without its quotation marks. It is never empty.
+    #[must_use]
+    pub fn parse_lenient(text: &str) -> Option<Self> {
+        let text = text.trim().as_bytes();
+        let tag = Self::parse(text).or_else(|| {
+            let (weak, opaque) = text.strip_prefix(b"W/").map_or((false, text), |rest| (true, rest));
+            opaque.iter().all(|&byte| is_etagc(byte)).then(|| Self { weak, opaque: opaque.into() })
+        });
+        tag.filter(|tag| !tag.opaque.is_empty())
+    }
+
+    #[must_use]
+    pub const fn is_weak(&self) -> bool {
+        self.weak
     }
 
     /// For `ETag`.
@@ -45,6 +70,14 @@ impl EntityTag {
     #[must_use]
     pub fn weak_eq(&self, other: &Self) -> bool {
         self.opaque == other.opaque
+    }
+}
+
+impl fmt::Display for EntityTag {
+    /// As in a header. Ours are ASCII; of a client's, what is not UTF-8 is replaced.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = if self.weak { "W/" } else { "" };
+        write!(f, "{prefix}\"{}\"", String::from_utf8_lossy(&self.opaque))
     }
 }
 
@@ -187,8 +220,25 @@ mod tests {
     fn one_tag() {
         assert_eq!(EntityTag::parse(b" \"a\" "), Some(tag(false, "a")));
         assert_eq!(EntityTag::parse(b"\"a\", \"b\""), None);
-        assert_eq!(EntityTag::strong("a\"b"), None);
-        assert_eq!(EntityTag::strong("a-1").unwrap().header().unwrap(), "\"a-1\"");
+        assert_eq!(EntityTag::strong("a\"b\n"), tag(false, "ab"));
+        assert_eq!(EntityTag::strong("a-1").header().unwrap(), "\"a-1\"");
+        assert_eq!(EntityTag::weak("a-1").to_string(), "W/\"a-1\"");
+    }
+
+    #[test]
+    fn one_tag_from_json() {
+        let rows = [
+            ("\"a\"", Some(tag(false, "a"))),
+            (" W/\"a\" ", Some(tag(true, "a"))),
+            ("a", Some(tag(false, "a"))),
+            ("W/a", Some(tag(true, "a"))),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(EntityTag::parse_lenient(text), expected, "{text:?}");
+        }
+        for bad in ["", "\"", "\"\"", "\"a", "\"a\"b\"", "\"a b\"", "W/", "a b"] {
+            assert_eq!(EntityTag::parse_lenient(bad), None, "{bad:?}");
+        }
     }
 
     proptest! {
@@ -201,6 +251,7 @@ mod tests {
             let lines: Vec<_> = tags.iter().map(|tag| tag.header().unwrap().to_str().unwrap().to_owned()).collect();
             let text = lines.join(separator);
             prop_assert_eq!(TagList::parse([text.as_bytes()]), Ok(TagList::Tags(tags.clone())));
+            prop_assert!(tags.iter().zip(&lines).all(|(tag, line)| tag.to_string() == *line));
             prop_assert_eq!(TagList::parse(lines.iter().map(|line| line.as_bytes())), Ok(TagList::Tags(tags)));
         }
 

@@ -5,9 +5,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 
+use super::describe::{Op, PATH, Tag, choice, on_paths, on_reads, text};
 use crate::auth::Authenticated;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
@@ -58,4 +59,19 @@ pub(super) async fn get(
     let chunks =
         futures_util::stream::unfold(chunks, async |mut chunks| Some((chunks.recv().await?, chunks)));
     Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+pub(super) fn describe() -> Op {
+    Op::new(Tag::Files, "archiveFolder", "Download a folder as an archive")
+        .about(
+            "Made while it is sent, so its length is not known before. Links and special files are left out; what \
+             was left out stands in `automna-skipped.txt`. At most 4 at a time.",
+        )
+        .query("path", text(), &format!("{PATH} The workspace itself if it is missing."))
+        .query("format", choice(["zip", "tar", "tar.gz"]), "`zip` if it is missing.")
+        .bytes(StatusCode::OK, "The archive.", &["application/zip", "application/x-tar", "application/gzip"])
+        .with_header("Content-Disposition", text(), "With the name of the folder.")
+        .fails([ApiError::BadPath, HttpError::Format.into(), HttpError::Busy.into()])
+        .fails([FileError::NotFound, FileError::NotADirectory].map(ApiError::from))
+        .fails(on_paths().into_iter().chain(on_reads()).map(ApiError::from))
 }

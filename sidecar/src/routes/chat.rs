@@ -7,12 +7,16 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use shared::time::UnixMillis;
+use utoipa::ToSchema;
 
 use super::body;
+use super::describe::{Op, Tag, on_bodies, text};
 use super::history::is_session_key;
+use crate::agent_rpc::RpcError;
 use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
 use crate::error::ApiError;
@@ -28,13 +32,20 @@ const MAX_KEY_BYTES: usize = 128;
 
 const KEY_HEADER: &str = "idempotency-key";
 
-#[derive(Deserialize)]
+/// A message to the agent.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Send {
+#[schema(as = ChatMessage)]
+pub(super) struct Send {
+    /// Not only white space. The agent takes at most 524,288 bytes at a time, the frame around it included.
     #[serde(default)]
+    #[schema(required, nullable = false)]
     message: Option<String>,
+    /// Of the conversation: 1 to 100 of `A-Z a-z 0-9 _ . - :`, without `..`.
     #[serde(default)]
+    #[schema(default = "main")]
     session_key: Option<String>,
+    /// 1 to 128 visible characters of ASCII. Sent again under the same key, the message is not said twice.
     #[serde(default)]
     idempotency_key: Option<String>,
 }
@@ -47,16 +58,21 @@ struct Params<'a> {
     idempotency_key: &'a str,
 }
 
-#[derive(Serialize)]
+/// What became of a message.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Sent {
     ok: bool,
     /// As the client wrote it.
     session_key: String,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
     timestamp: UnixMillis,
+    /// The idempotency key, under which the agent tells of the reply.
     run_id: String,
     /// The agent's word: `started`, `in_flight`, `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     status: Option<String>,
 }
 
@@ -91,4 +107,35 @@ fn idempotency_key(body: Option<String>, headers: &HeaderMap) -> Result<String, 
     };
     let good = (1..=MAX_KEY_BYTES).contains(&brought.len()) && brought.bytes().all(|b| b.is_ascii_graphic());
     if good { Ok(brought) } else { Err(ApiError::BadIdempotencyKey) }
+}
+
+/// What can come of a call to the agent.
+pub(super) fn on_calls() -> [ApiError; 3] {
+    let refused = RpcError::Refused { code: "INVALID_REQUEST".to_owned(), message: String::new() };
+    [refused.into(), RpcError::Timeout.into(), RpcError::BrokenOff.into()]
+}
+
+pub(super) fn describe() -> Op {
+    let answer = json!({
+        "ok": true, "sessionKey": "main", "timestamp": 1_767_225_600_250_u64,
+        "runId": "6f0d1f0e-8a0e-4b57-9a59-6c1c3c1b0d4e", "status": "started"
+    });
+    Op::new(Tag::History, "sendMessage", "Send a message to the agent")
+        .about(
+            "For a page whose WebSocket is not open. The reply comes later, in the history. Without an idempotency \
+             key a new one is made, and the message cannot safely be sent again.",
+        )
+        .header("Idempotency-Key", text(), "In place of `idempotencyKey`, which comes first.")
+        .json_body::<Send>("At most 3,145,728 bytes as it is sent.", json!({ "message": "Hello", "sessionKey": "main" }))
+        .json::<Sent>(StatusCode::OK, "The agent has it.", answer)
+        .fails([ApiError::BadJson, ApiError::NoMessage, ApiError::BadSessionKey, ApiError::BadIdempotencyKey])
+        .fails([ApiError::MessageTooLarge])
+        .fails(on_bodies())
+        .fails(on_calls())
+        .fails([unavailable()])
+}
+
+/// The agent cannot be reached.
+pub(super) fn unavailable() -> ApiError {
+    crate::proxy::agent::AgentError::Connect(std::io::ErrorKind::ConnectionRefused.into()).into()
 }

@@ -18,15 +18,17 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::describe::{Op, Tag, text};
 use crate::auth::Authenticated;
 use crate::error::{ApiError, HttpError};
 use crate::state::App;
 use crate::stop::Stop;
 use crate::watch::Cause;
-use crate::watch::feed::{Follow, Missed, Next};
+use crate::watch::feed::{Described, Follow, Missed, Next};
 use crate::watch::journal::Cursor;
 
 /// A line without meaning, against proxies that end what is silent: the shortest of their limits is 30 seconds.
@@ -43,7 +45,8 @@ pub(super) struct EventsQuery {
 }
 
 /// `data:` of `ready`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReadyEvent)]
 pub(super) struct Ready {
     cursor: String,
 }
@@ -74,6 +77,24 @@ fn cursor(headers: &HeaderMap, query: EventsQuery) -> Result<Option<Cursor>, Api
     };
     let text = sent.filter(|text| !text.is_empty()).or(query.cursor).filter(|text| !text.is_empty());
     text.map(|text| Cursor::parse(&text).ok_or(ApiError::BadCursor)).transpose()
+}
+
+pub(super) fn describe() -> Op {
+    Op::new(Tag::Files, "followFiles", "Follow what changes in the workspace")
+        .about(
+            "Server-sent events. `created`, `modified`, `deleted` and `moved` carry a `ChangeEvent`; one of a folder \
+             that is deleted or moved stands for everything in it. `ready` carries a `ReadyEvent`: everything up to \
+             now was told. `rescan` carries a `RescanEvent`: changes may have been missed, so list anew what is \
+             shown; what follows is whole again. The `id` of an event is a cursor, which also holds after the \
+             sidecar has started anew. A comment comes every 15 seconds. At most 64 clients.",
+        )
+        .query("cursor", text(), "Go on after this event. Without it, only what comes is told.")
+        .header("Last-Event-ID", text(), "The same, as browsers send it. It goes before `cursor`.")
+        .bytes(StatusCode::OK, "The events, without an end.", &["text/event-stream"])
+        .mentions::<Described>()
+        .mentions::<Missed>()
+        .mentions::<Ready>()
+        .fails([ApiError::BadPath, ApiError::BadCursor, HttpError::BusyListening.into()])
 }
 
 /// What is written next.

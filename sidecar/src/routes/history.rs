@@ -12,9 +12,13 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use http::StatusCode;
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
+use super::describe::{Op, Tag, choice, integer, text};
 use crate::auth::Authenticated;
 use crate::error::ApiError;
 use crate::history::cursor::Cursor;
@@ -84,37 +88,51 @@ fn limit(text: Option<&str>, default: usize) -> usize {
     }
 }
 
-#[derive(Serialize)]
+/// A page of a conversation, oldest message first.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = History)]
 pub(super) struct Shown {
     session_key: String,
     messages: Vec<Entry>,
+    /// Always `volume`.
     source: &'static str,
+    /// As it was used.
     limit: usize,
+    /// Milliseconds that it took.
     elapsed: u64,
     #[serde(flatten)]
     rest: Rest,
 }
 
-#[derive(Serialize)]
+/// A page of a conversation, oldest message first, as the agent stored it.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = StoredHistory)]
 pub(super) struct Raw {
     session_key: String,
+    #[schema(value_type = Vec<Object>)]
     messages: Vec<Box<RawValue>>,
     #[serde(flatten)]
     rest: Rest,
 }
 
 /// What both answers may have besides.
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = HistoryRest)]
 struct Rest {
+    /// There may be more: what to send as `before`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     next_before: Option<String>,
     /// Why there is nothing: the contract's text.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     error: Option<&'static str>,
+    /// Beside `session not found`: the conversations that there are.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     keys: Option<Vec<String>>,
 }
 
@@ -169,13 +187,17 @@ async fn read(app: &App, ask: Ask) -> Result<(Vec<Entry>, Rest), ApiError> {
 /// Longest text to search for.
 const MAX_QUERY_BYTES: usize = 256;
 
-#[derive(Serialize)]
+/// Messages in which the words were found, newest first.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = FoundMessages)]
 pub(super) struct Found {
     session_key: String,
     query: String,
     matches: Vec<Match>,
+    /// There may be more, even if nothing was found: what to send as `before`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     next_before: Option<String>,
 }
 
@@ -206,19 +228,27 @@ pub(super) async fn search(
     Ok(Json(Found { session_key, query, matches, next_before }))
 }
 
-#[derive(Serialize)]
+/// The conversations.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Sessions {
+    /// Last active first.
     sessions: Vec<Listed>,
 }
 
-#[derive(Serialize)]
+/// A conversation.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Session)]
 struct Listed {
+    /// What to send as `sessionKey`.
     key: String,
+    /// For people.
     name: String,
+    /// Milliseconds since 1970.
     last_active: u64,
     token_count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     session_id: Option<String>,
 }
 
@@ -242,6 +272,73 @@ pub(super) async fn sessions(State(app): State<App>, _: Authenticated) -> Result
     let mut sessions: Vec<Listed> = listed.collect();
     sessions.sort_by_key(|session| std::cmp::Reverse(session.last_active));
     Ok(Json(Sessions { sessions }))
+}
+
+/// What the three routes over one conversation share.
+fn describe(id: &'static str, summary: &str, most: &str) -> Op {
+    let unreadable = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    Op::new(Tag::History, id, summary)
+        .query(
+            "sessionKey",
+            text(),
+            "Of the conversation: 1 to 100 of `A-Z a-z 0-9 _ . - :`, without `..`. `main` if it is missing.",
+        )
+        .query("limit", integer(), most)
+        .query("before", text(), "The `nextBefore` of an earlier answer: what is older than that.")
+        .fails([
+            ApiError::BadSessionKey,
+            ApiError::BadCursor,
+            ApiError::HistoryUnavailable(unreadable.into()),
+        ])
+}
+
+const EMPTY: &str = "A conversation that does not exist is no error of HTTP: `error` says so, and `messages` is empty. \
+    What cannot be read is 503.";
+
+pub(super) fn describe_shown() -> Op {
+    let example = json!({
+        "sessionKey": "main",
+        "messages": [{ "role": "user", "content": "Hello", "timestamp": 1_767_225_600_250_u64 }],
+        "source": "volume", "limit": 50, "elapsed": 1, "nextBefore": "1767225600250~a.jsonl~1024"
+    });
+    describe("showHistory", "Show a conversation", "1 to 200 messages, by default 50.")
+        .about(format!("The last messages, without tools and their results. {EMPTY}"))
+        .query("full", choice(["true"]), "Also the results of tools, and what else a message has.")
+        .json::<Shown>(StatusCode::OK, "A page of it.", example)
+}
+
+pub(super) fn describe_raw() -> Op {
+    let example = json!({
+        "sessionKey": "main",
+        "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hello" }] }]
+    });
+    describe("getHistory", "Read a conversation as it is stored", "1 to 200 messages, by default 200.")
+        .about(format!("The last messages, as the agent stored them. {EMPTY}"))
+        .query("full", choice(["true"]), "Also the results of tools.")
+        .json::<Raw>(StatusCode::OK, "A page of it.", example)
+}
+
+pub(super) fn describe_search() -> Op {
+    let example = json!({
+        "sessionKey": "main", "query": "hello",
+        "matches": [{ "role": "user", "timestamp": 1_767_225_600_250_u64, "snippet": "Hello" }]
+    });
+    describe("searchHistory", "Search a conversation", "1 to 200 matches, by default 50.")
+        .about("Newest first, whatever the case. At most two seconds; `nextBefore` goes on from there.")
+        .required_query("q", text(), "What to find: 1 to 256 bytes.")
+        .json::<Found>(StatusCode::OK, "What was found.", example)
+        .fails([ApiError::BadSearch])
+}
+
+pub(super) fn describe_sessions() -> Op {
+    let unreadable = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let session = json!({
+        "key": "agent:main:main", "name": "main", "lastActive": 1_767_225_600_250_u64, "tokenCount": 1234,
+        "sessionId": "6f0d1f0e-8a0e-4b57-9a59-6c1c3c1b0d4e"
+    });
+    Op::new(Tag::History, "listSessions", "List the conversations")
+        .json::<Sessions>(StatusCode::OK, "All of them.", json!({ "sessions": [session] }))
+        .fails([ApiError::HistoryUnavailable(unreadable.into())])
 }
 
 #[cfg(test)]

@@ -1,52 +1,67 @@
-//! The public port's route table. Everything in it lies behind the [`gate`].
+//! The public port's route table. Everything in it lies behind the [`gate`], and each route stands in it together
+//! with its description ([`openapi`]).
 
 mod agent;
 mod archive;
 mod body;
 mod chat;
+mod describe;
 mod events;
 mod files;
 mod history;
 mod keepalive;
+mod openapi;
+mod preconditions;
 mod raw;
+mod raw_description;
 mod reset;
 mod search;
 mod status;
+mod table;
 mod tus;
+mod tus_description;
 
-use axum::routing::{any, get, post};
 use axum::{Router, middleware};
 
 use crate::error::ApiError;
 use crate::gate;
 use crate::state::App;
+use table::Route;
 
 /// Our own API has two names: pages that derive it from the WebSocket's address put `/ws` in front.
 pub const API_PREFIXES: [&str; 2] = ["/api", "/ws/api"];
 
+/// Our own API, each route with its description.
+fn table() -> Vec<Route> {
+    let mut table = vec![
+        Route::at("/keepalive").get(keepalive::get, keepalive::describe()),
+        Route::at("/status").get(status::get, status::describe()),
+        Route::at("/openapi.json").get(openapi::get, openapi::describe()),
+        Route::at("/chat/send").post(chat::send, chat::describe()),
+        Route::at("/reset-workspace").post(reset::post, reset::describe()),
+        // Two routes, not one under two names: so it is on the legacy side.
+        Route::only_at("/api/history").get(history::raw, history::describe_raw()),
+        Route::only_at("/ws/api/history").get(history::shown, history::describe_shown()),
+        Route::at("/history/search").get(history::search, history::describe_search()),
+        Route::at("/sessions").get(history::sessions, history::describe_sessions()),
+    ];
+    table.extend(files::table());
+    table.extend([
+        Route::at("/files/search").get(search::get, search::describe()),
+        Route::at("/files/events").get(events::get, events::describe()),
+        Route::at("/files/archive").get(archive::get, archive::describe()),
+        Route::at(raw::ROUTE).any(raw::dispatch, raw_description::describe()),
+        Route::at("/files/tus").also_at("/files/tus/").any(tus::dispatch, tus_description::describe_all()),
+        Route::at("/files/tus/{id}").any(tus::dispatch, tus_description::describe_one()),
+    ]);
+    table
+}
+
 /// All routes, apart from any listener, so that tests can drive them.
 pub fn app(state: App) -> Router {
-    let mut router = Router::new();
-    for prefix in API_PREFIXES {
-        router = router
-            .route(&format!("{prefix}/keepalive"), get(keepalive::get))
-            .route(&format!("{prefix}/sessions"), get(history::sessions))
-            .route(&format!("{prefix}/history/search"), get(history::search))
-            .route(&format!("{prefix}/chat/send"), post(chat::send))
-            .route(&format!("{prefix}/reset-workspace"), post(reset::post))
-            .route(&format!("{prefix}/status"), get(status::get))
-            .route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch))
-            .route(&format!("{prefix}/files/archive"), get(archive::get))
-            .route(&format!("{prefix}/files/search"), get(search::get))
-            .route(&format!("{prefix}/files/events"), get(events::get));
-        router = files::mount(router, prefix);
-        for route in tus::ROUTES {
-            router = router.route(&format!("{prefix}{route}"), any(tus::dispatch));
-        }
-    }
-    // Two routes, not one under two names: so it is on the legacy side.
-    router = router.route("/api/history", get(history::raw)).route("/ws/api/history", get(history::shown));
-    router
+    table()
+        .into_iter()
+        .fold(Router::new(), |router, route| route.mount(router))
         .fallback(agent::dispatch)
         .method_not_allowed_fallback(async || ApiError::WrongMethod)
         // Last, because a layer covers only what stands before it.

@@ -14,18 +14,19 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use serde::Serialize;
 
 use super::API_PREFIXES;
+use super::files::Removed;
+use super::preconditions::{OfHeaders, refused};
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
-use crate::files::trash::Trashed;
+use crate::files::serve_remove::{self, What, Where};
+use crate::files::serve_upload;
 use crate::files::write::{Draft, Written};
-use crate::files::{serve_remove, serve_upload};
 use crate::http_semantics::conditional::{self, Access, Preconditions, Verdict};
 use crate::http_semantics::digest::{self, Algorithm, Expected, Hasher};
 use crate::http_semantics::multipart::Frame;
@@ -38,7 +39,7 @@ use crate::state::App;
 pub(super) const ROUTE: &str = "/files/raw/{*path}";
 
 /// What a file can be asked to do.
-const ALLOW: &str = "GET,HEAD,PUT,DELETE";
+pub(super) const ALLOW: &str = "GET,HEAD,PUT,DELETE";
 
 /// An upload of which nothing comes for so long is given up: its connection and its temporary file are bounded
 /// things. Slow is fine, silent is not.
@@ -59,12 +60,12 @@ pub(super) struct Query {
 pub(super) async fn dispatch(
     State(app): State<App>,
     _auth: Authenticated,
+    OfHeaders(mut preconditions): OfHeaders,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let path = path(parts.uri.path())?;
     let (query, required) = query(parts.uri.query().unwrap_or_default());
-    let mut preconditions = Preconditions::parse(&parts.headers).map_err(HttpError::from)?;
     preconditions.required |= required;
     match parts.method {
         Method::GET | Method::HEAD => get(&app, &path, &parts, &preconditions, &query).await,
@@ -93,17 +94,6 @@ fn query(text: &str) -> (Query, bool) {
     (Query { download: is("download"), permanent: is("permanent") }, is("requirePrecondition"))
 }
 
-pub(super) fn refused(verdict: Verdict) -> ApiError {
-    match verdict {
-        Verdict::PreconditionRequired => HttpError::PreconditionRequired.into(),
-        Verdict::PreconditionFailed(field) | Verdict::NotModified(field) => {
-            HttpError::PreconditionFailed(field.as_str()).into()
-        }
-        // Nobody asks then.
-        Verdict::Proceed => HttpError::PreconditionFailed("").into(),
-    }
-}
-
 // === GET and HEAD ===
 
 /// Answers with the file, or as much of it as the request asks for.
@@ -122,7 +112,7 @@ pub(super) async fn get(
         .any(|name| headers.contains_key(name));
     let opened = serve::open(&app.files, path, strong).await?;
     let size = opened.meta.size();
-    let validators = serve_upload::validators(&opened.etag, &opened.meta)?;
+    let validators = serve_upload::validators(&opened.etag, &opened.meta);
 
     let mut answer = Response::new(Body::empty());
     let name = path.name().unwrap_or_default();
@@ -286,7 +276,7 @@ async fn expectation(
     preconditions: &Preconditions,
 ) -> Result<crate::files::etag::Expect, ApiError> {
     let (path, preconditions) = (path.clone(), preconditions.clone());
-    let expect = app.files.run(move |files| serve_upload::expect(files, &path, &preconditions)).await?;
+    let expect = app.files.run(move |files| serve_upload::expect(files, &path, &[preconditions])).await?;
     expect.map_err(refused)
 }
 
@@ -306,11 +296,9 @@ fn stored(written: &Written, target: &str) -> Response {
     let status = if written.created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
     let mut answer = status.into_response();
     let headers = answer.headers_mut();
-    headers.extend(HeaderValue::from_str(&written.etag.to_string()).map(|value| (header::ETAG, value)));
-    if let Ok(validators) = serve_upload::validators(&written.etag, &written.meta) {
-        let modified = validators.last_modified.and_then(http_date::header);
-        headers.extend(modified.map(|value| (header::LAST_MODIFIED, value)));
-    }
+    headers.extend(written.etag.header().map(|value| (header::ETAG, value)));
+    let modified = serve_upload::validators(&written.etag, &written.meta).last_modified;
+    headers.extend(modified.and_then(http_date::header).map(|value| (header::LAST_MODIFIED, value)));
     if written.created {
         headers.extend(HeaderValue::from_str(target).map(|value| (header::LOCATION, value)));
     }
@@ -319,30 +307,18 @@ fn stored(written: &Written, target: &str) -> Response {
 
 // === DELETE ===
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Deleted {
-    success: bool,
-    path: WorkspacePath,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    trashed: Option<Trashed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    permanent: Option<bool>,
-}
-
 async fn delete(
     app: &App,
     path: &WorkspacePath,
     preconditions: &Preconditions,
     query: &Query,
 ) -> Result<Response, ApiError> {
-    let goes =
-        if query.permanent { serve_remove::Where::Nowhere } else { serve_remove::Where::Trash(clock::now()) };
+    let goes = if query.permanent { Where::Nowhere } else { Where::Trash(clock::now()) };
     let (at, preconditions) = (path.clone(), preconditions.clone());
-    let removed = app.files.run(move |files| serve_remove::file(files, &at, &preconditions, goes)).await?;
+    let removed =
+        app.files.run(move |files| serve_remove::entry(files, &at, What::File, &preconditions, goes)).await?;
     let trashed = removed.map_err(refused)?;
-    let permanent = query.permanent.then_some(true);
-    Ok(Json(Deleted { success: true, path: path.clone(), trashed, permanent }).into_response())
+    Ok(Json(Removed::new(path.clone(), trashed)).into_response())
 }
 
 // === headers ===

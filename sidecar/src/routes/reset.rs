@@ -9,10 +9,14 @@
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 use shared::id::UserId;
+use utoipa::ToSchema;
 
+use super::chat::{on_calls, unavailable};
+use super::describe::{Op, Tag, choice, text};
 use super::history::param;
 use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
@@ -25,19 +29,25 @@ use crate::workspace::{Bin, FolderBin};
 
 const MAIN: &str = "agent:main:main";
 
-#[derive(Serialize)]
+/// What a reset did.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Reset)]
 pub(super) struct Done {
     success: bool,
     message: &'static str,
+    #[schema(value_type = String)]
     user_id: UserId,
     cleared: Cleared,
 }
 
-#[derive(Serialize)]
+/// Each `deleted`, or `not found or failed`.
+#[derive(Serialize, ToSchema)]
 struct Cleared {
     workspace: &'static str,
+    /// The conversations; absent if they were to be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     clawdbot: Option<&'static str>,
 }
 
@@ -94,4 +104,24 @@ async fn blocking<T: Send + 'static>(
 /// The contract's words.
 const fn found(found: bool) -> &'static str {
     if found { "deleted" } else { "not found or failed" }
+}
+
+pub(super) fn describe() -> Op {
+    let example = json!({
+        "success": true,
+        "message": "User data cleared and gateway restarted. Refresh to see fresh state.",
+        "userId": "user_abc123", "cleared": { "workspace": "deleted", "clawdbot": "deleted" }
+    });
+    let halted = std::io::Error::from(std::io::ErrorKind::Other);
+    Op::new(Tag::Machine, "resetWorkspace", "Begin anew")
+        .about(
+            "Everything in the workspace goes to its trash and, unless they are kept, the agent forgets all \
+             conversations; their transcripts are put away on the volume.",
+        )
+        .query("clearSessions", choice(["true", "false"]), "`false`: conversations are kept.")
+        .query("targetUserId", text(), "None but the machine's own user: else 403.")
+        .json::<Done>(StatusCode::OK, "It is done.", example)
+        .fails([ApiError::OtherUser, ApiError::ResetFailed(halted.into())])
+        .fails(on_calls())
+        .fails([unavailable()])
 }

@@ -7,9 +7,11 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use serde_json::json;
 
+use super::describe::{Op, PATH, Tag, choice, integer, on_paths, on_reads, text};
 use crate::auth::Authenticated;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
@@ -112,6 +114,47 @@ pub(super) async fn get(
         (header::CACHE_CONTROL, HeaderValue::from_static("private, no-store")),
     ];
     Ok((headers, found.await?).into_response())
+}
+
+pub(super) fn describe() -> Op {
+    let bad_regex = AskError::Regex { explained: String::new() };
+    let bad_glob = AskError::Glob { explained: String::new() };
+    Op::new(Tag::Files, "searchFiles", "Search in names and in contents")
+        .about(
+            "Ends after five seconds, and after many other limits: an answer that is not whole says why in \
+             `truncated`. Positions are UTF-16 code units, so that `text.slice(a, b)` is what matched. Files that \
+             are no text are searched by name only; links are not followed. Two searches at a time.",
+        )
+        .required_query("q", text(), "What to search for: 1 to 1,000 bytes.")
+        .query("in", choice(["names", "contents", "both"]), "`both` if it is missing.")
+        .query("path", text(), &format!("{PATH} Where to start; the workspace itself if it is missing."))
+        .query("regex", choice(["true", "false"]), "Whether `q` is a regular expression in Rust's syntax.")
+        .query(
+            "case",
+            choice(["smart", "sensitive", "insensitive"]),
+            "`smart` if it is missing: sensitive if `q` has a capital letter.",
+        )
+        .query("glob", text(), "Only what matches: a name as in `*.md`, a path as in `src/**/*.rs`.")
+        .query("gitignore", choice(["true", "false"]), "`true` leaves out what `.gitignore` files name.")
+        .query("hidden", choice(["true", "false"]), "`false` leaves out names that begin with a dot.")
+        .query("limit", integer(), "Hits, which are names and lines: 200 if it is missing, at most 2,000.")
+        .json::<search::Found>(
+            StatusCode::OK,
+            "What was found.",
+            json!({
+                "results": [{
+                    "path": "/root/clawd/notes.md",
+                    "type": "file",
+                    "lines": [{"line": 3, "column": 7, "text": "Buy a needle.", "ranges": [[6, 12]]}],
+                }],
+                "truncated": [],
+                "searched": {"entries": 12, "files": 9, "binaryFiles": 1},
+            }),
+        )
+        .fails([ApiError::BadPath, AskError::Empty.into(), bad_regex.into(), bad_glob.into()])
+        .fails([HttpError::BusySearching.into()])
+        .fails([FileError::NotFound, FileError::NotADirectory].map(ApiError::from))
+        .fails(on_paths().into_iter().chain(on_reads()).map(ApiError::from))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::raw::{next_frame, refused};
+use super::preconditions::refused;
+use super::raw::next_frame;
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
@@ -26,18 +27,19 @@ use crate::files::serve_tus::{CreateError, Record, Turn, UploadId};
 use crate::files::serve_upload;
 use crate::http_semantics::conditional::Preconditions;
 use crate::http_semantics::digest::{Expected, Hasher};
-use crate::http_semantics::etag::TagList;
+use crate::http_semantics::etag::{EntityTag, TagList};
 use crate::http_semantics::{http_date, tus};
 use crate::random;
 use crate::state::App;
 
-/// The routes below each of [`super::API_PREFIXES`].
-pub(super) const ROUTES: [&str; 3] = ["/files/tus", "/files/tus/", "/files/tus/{id}"];
-
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
 const BATCH_BYTES: usize = 64 * 1024;
 
-const TYPE: &str = "application/offset+octet-stream";
+/// What all uploads, and one of them, can be asked to do.
+pub(super) const ALLOW_ALL: &str = "OPTIONS,POST";
+pub(super) const ALLOW_ONE: &str = "OPTIONS,HEAD,PATCH,DELETE";
+
+pub(super) const TYPE: &str = "application/offset+octet-stream";
 const RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -67,7 +69,7 @@ pub(super) async fn dispatch(
     let last = parts.uri.path().rsplit("/files/tus").next().unwrap_or_default().trim_start_matches('/');
     let mut answer = if last.is_empty() {
         if method != Method::POST {
-            return Err(HttpError::MethodNotAllowed("OPTIONS,POST").into());
+            return Err(HttpError::MethodNotAllowed(ALLOW_ALL).into());
         }
         create(&app, &parts, body).await?
     } else {
@@ -76,7 +78,7 @@ pub(super) async fn dispatch(
             Method::HEAD => head(&app, &id).await?,
             Method::PATCH => patch(&app, &id, &parts, body).await?,
             Method::DELETE => delete(&app, &id).await?,
-            _ => return Err(HttpError::MethodNotAllowed("OPTIONS,HEAD,PATCH,DELETE").into()),
+            _ => return Err(HttpError::MethodNotAllowed(ALLOW_ONE).into()),
         }
     };
     answer.headers_mut().insert(RESUMABLE, HeaderValue::from_static(tus::VERSION));
@@ -115,7 +117,7 @@ async fn create(app: &App, request: &Parts, body: Body) -> Result<Response, ApiE
     // What will not be allowed at the end is refused before the bytes are sent.
     let preconditions = preconditions(&record)?;
     let at = path.clone();
-    let expect = app.files.run(move |files| serve_upload::expect(files, &at, &preconditions)).await?;
+    let expect = app.files.run(move |files| serve_upload::expect(files, &at, &[preconditions])).await?;
     expect.map_err(refused)?;
 
     let id = UploadId::parse(random::request_id().as_str()).ok_or(HttpError::NoUpload)?;
@@ -234,7 +236,7 @@ async fn receive(
     let mut answer = progress(&record, end);
     if end == record.length {
         let etag = finish(app, id, &record).await?;
-        answer.headers_mut().extend(HeaderValue::from_str(&etag).map(|value| (header::ETAG, value)));
+        answer.headers_mut().extend(etag.header().map(|value| (header::ETAG, value)));
     }
     Ok(answer)
 }
@@ -289,21 +291,21 @@ async fn write(app: &App, file: &Arc<File>, at: u64, batch: Vec<u8>) -> Result<u
         .await
 }
 
-async fn finish(app: &App, id: &UploadId, record: &Record) -> Result<String, ApiError> {
+async fn finish(app: &App, id: &UploadId, record: &Record) -> Result<EntityTag, ApiError> {
     let path = path(&record.path)?;
     let preconditions = preconditions(record)?;
     let (uploads, id) = (app.uploads.clone(), id.clone());
     let written = app
         .files
         .run(move |files| {
-            let expect = match serve_upload::expect(files, &path, &preconditions)? {
+            let expect = match serve_upload::expect(files, &path, &[preconditions])? {
                 Ok(expect) => expect,
                 Err(verdict) => return Ok(Err(verdict)),
             };
             uploads.finish(files, &id, &path, &expect).map(Ok)
         })
         .await?;
-    Ok(written.map_err(refused)?.etag.to_string())
+    Ok(written.map_err(refused)?.etag)
 }
 
 async fn look(app: &App, id: &UploadId) -> Result<(Record, Option<u64>), ApiError> {

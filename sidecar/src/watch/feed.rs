@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
+use utoipa::ToSchema;
 
 use super::change::Change;
 use super::journal::{Cursor, Entry, Event, Journal};
 use super::{Cause, Report, Watcher};
 use crate::files::Files;
 use crate::files::error::FileError;
-use crate::files::etag::ETag;
+use crate::files::etag::weak_tag;
 use crate::files::meta::{Kind, Meta, Timestamp};
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
+use crate::http_semantics::etag::EntityTag;
 use crate::random;
 
 /// Clients at a time: one user's open pages. Each holds a connection.
@@ -181,8 +183,9 @@ impl Follow {
 }
 
 /// `data:` of a change.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ChangeEvent)]
 pub struct Described {
     pub path: String,
     /// Where it was before, if it was moved.
@@ -207,7 +210,8 @@ pub struct Described {
 }
 
 /// `data:` of a rescan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RescanEvent)]
 pub struct Missed {
     pub cause: Cause,
 }
@@ -249,8 +253,8 @@ fn metadata(files: &Files, path: &[u8]) -> Option<Meta> {
     files.root.metadata(&path).ok()
 }
 
-fn etag(files: &Files, meta: &Meta) -> ETag {
-    files.hashes.get(&meta.version).map_or_else(|| ETag::weak(&meta.version), ETag::strong)
+fn etag(files: &Files, meta: &Meta) -> EntityTag {
+    files.hashes.get(&meta.version).map_or_else(|| weak_tag(&meta.version), |hash| hash.tag())
 }
 
 fn shown(path: &[u8]) -> String {

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::files::Files;
 use change::Change;
@@ -58,8 +59,9 @@ const MAX_READS: usize = 32;
 const ANEW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why changes may have been missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RescanCause)]
 pub enum Cause {
     /// More happened at once than the kernel notes.
     Overflow,

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sidecar, eventually};
+use crate::harness::{Answer, Sidecar, eventually, names, only};
 
 async fn post(sidecar: &Sidecar, route: &str, body: &Value) -> Answer {
     sidecar.post(&format!("/api/files/{route}"), &[], &body.to_string()).await
@@ -19,20 +19,6 @@ fn assert_failed(answer: &Answer, status: u16, error: &str) {
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
-}
-
-/// Names in the workspace, our temporary ones included.
-fn names(sidecar: &Sidecar) -> Vec<String> {
-    let entries = fs::read_dir(sidecar.workspace()).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// Waits until nothing else is in the workspace: temporary names go away in the background.
-async fn only(sidecar: &Sidecar, expected: &[impl AsRef<str>]) {
-    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
-    eventually(&format!("only {expected:?}"), async || names(sidecar) == expected).await;
 }
 
 #[tokio::test]

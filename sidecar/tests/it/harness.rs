@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use crate::described;
 use crate::gateway::Gateway;
 
 pub(crate) const USER: &str = "user_abc123";
@@ -193,9 +194,12 @@ impl Sidecar {
         self.data.path().join("workspace")
     }
 
-    /// A request with exactly these headers.
+    /// A request with exactly these headers. Its answer, and that of every other request here, is compared with the
+    /// description of the API.
     pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-        send(self.public, method, target, headers).await
+        let answer = send(self.public, method, target, headers).await;
+        described::check(method, target, headers, &answer);
+        answer
     }
 
     /// A GET with a good ticket.
@@ -219,7 +223,9 @@ impl Sidecar {
         let ticket = Ticket::of_epoch(1).issue();
         let headers: Vec<_> =
             headers.iter().copied().chain([("x-automna-ticket", ticket.as_str())]).collect();
-        send_body(self.public, method, target, &headers, body.into()).await
+        let answer = send_body(self.public, method, target, &headers, body.into()).await;
+        described::check(method, target, &headers, &answer);
+        answer
     }
 
     /// Memory of the process that is in RAM now.
@@ -315,6 +321,20 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
         assert!(std::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Names in the workspace, our temporary ones included.
+pub(crate) fn names(sidecar: &Sidecar) -> Vec<String> {
+    let entries = std::fs::read_dir(sidecar.workspace()).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Waits until nothing else is in the workspace: temporary names go away in the background.
+pub(crate) async fn only(sidecar: &Sidecar, expected: &[impl AsRef<str>]) {
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    eventually(&format!("only {expected:?}"), async || names(sidecar) == expected).await;
 }
 
 /// The next message that is no ping or pong.

@@ -11,6 +11,7 @@
 
 mod archive;
 mod chat;
+mod described;
 mod events;
 mod files;
 mod gate;

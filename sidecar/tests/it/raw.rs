@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, Sidecar, Ticket, eventually};
+use crate::harness::{Answer, Sidecar, Ticket, eventually, names, only};
 
 fn sha256(bytes: &[u8]) -> String {
     format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(bytes)))
@@ -17,20 +17,6 @@ fn sha256(bytes: &[u8]) -> String {
 
 async fn put(sidecar: &Sidecar, path: &str, body: &'static str, headers: &[(&str, &str)]) -> Answer {
     sidecar.call("PUT", &format!("/api/files/raw/{path}"), headers, body).await
-}
-
-/// Names in the workspace, our temporary ones included.
-fn names(sidecar: &Sidecar) -> Vec<String> {
-    let entries = fs::read_dir(sidecar.workspace()).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// Waits until nothing else is in the workspace: temporary names go away in the background.
-async fn only(sidecar: &Sidecar, expected: &[impl AsRef<str>]) {
-    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
-    eventually(&format!("only {expected:?}"), async || names(sidecar) == expected).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use grep_matcher::Matcher;
 use grep_regex::RegexMatcher;
 use grep_searcher::{BinaryDetection, MmapChoice, Searcher, SearcherBuilder, Sink, SinkFinish, SinkMatch};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Budget;
 use super::excerpt::{Excerpt, excerpt};
@@ -21,8 +22,9 @@ const MAX_SHOWN_BYTES: usize = 400;
 const MAX_RANGES: usize = 32;
 
 /// A line that matches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchLine)]
 pub struct Line {
     /// From 1.
     pub line: u64,

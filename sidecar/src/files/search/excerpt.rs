@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Part of a line, or all of it. Positions are in UTF-16 code units, as JavaScript's strings and editors have
 /// them: `text.slice(start, end)` is a match.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchExcerpt)]
 pub struct Excerpt {
     /// Where the first match begins in the whole line, from 1.
     pub column: usize,

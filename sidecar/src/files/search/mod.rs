@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use grep_searcher::Searcher;
 use rustix::io::Errno;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Files;
 use super::below::{self, Named};
@@ -64,8 +65,9 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 const MAX_NAME_BYTES: usize = 4096;
 
 /// Why an answer is not whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchTruncation)]
 pub enum Cause {
     /// [`TIME_LIMIT`] was over.
     Time,
@@ -84,8 +86,9 @@ pub enum Cause {
 }
 
 /// What was found, in the order of names within each folder.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchResult)]
 pub struct Found {
     pub results: Vec<Hit>,
     /// Empty: this is all there is.
@@ -94,8 +97,9 @@ pub struct Found {
 }
 
 /// How much was looked at.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchSearched)]
 pub struct Searched {
     pub entries: usize,
     /// Files whose content was read.
@@ -105,8 +109,9 @@ pub struct Searched {
 }
 
 /// An entry that has what was searched for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchHit)]
 pub struct Hit {
     pub path: String,
     #[serde(rename = "type")]
@@ -127,8 +132,9 @@ pub struct Hit {
 }
 
 /// A name that matches; `ranges` are in UTF-16 code units of `text`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = SearchName)]
 pub struct Name {
     pub text: String,
     pub ranges: Vec<[usize; 2]>,

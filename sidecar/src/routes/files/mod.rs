@@ -14,16 +14,17 @@ mod trash;
 mod upload;
 mod write;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use http::{HeaderValue, Uri, header};
 use percent_encoding::percent_decode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(super) use remove::{Removed, removed_example};
+
 use super::body;
+use super::table::Route;
 use crate::error::{Action, ApiError, HttpError, Input};
 use crate::files::Files;
 use crate::files::error::FileError;
@@ -33,23 +34,24 @@ use crate::state::App;
 /// Two paths, with every character escaped, and room for names and white space.
 const MAX_JSON_BYTES: usize = 2 * 6 * MAX_PATH_BYTES + 4096;
 
-/// Adds the routes below `prefix`.
-pub(super) fn mount(router: Router<App>, prefix: &str) -> Router<App> {
-    let at = |route: &str| format!("{prefix}/files{route}");
-    router
-        .route(&at("/list"), get(list::get))
-        .route(&at("/read"), get(read::get))
-        .route(&at("/write"), post(write::post))
-        .route(&at("/upload"), post(upload::post))
-        .route(&at("/download"), get(download::get))
+/// The routes below `/files`.
+pub(super) fn table() -> [Route; 11] {
+    [
+        Route::at("/files/list").get(list::get, list::describe()),
+        Route::at("/files/read").get(read::get, read::describe()),
+        Route::at("/files/write").post(write::post, write::describe()),
+        Route::at("/files/upload").post(upload::post, upload::describe()),
+        Route::at("/files/download").get(download::get, download::describe()),
         // Pages write it with the slash.
-        .route(&at(""), delete(remove::delete))
-        .route(&at("/"), delete(remove::delete))
-        .route(&at("/mkdir"), post(mkdir::post))
-        .route(&at("/move"), post(rename::post))
-        .route(&at("/copy"), post(copy::post))
-        .route(&at("/trash"), get(trash::get).delete(trash::delete))
-        .route(&at("/trash/restore"), post(trash::restore))
+        Route::at("/files").also_at("/files/").delete(remove::delete, remove::describe()),
+        Route::at("/files/mkdir").post(mkdir::post, mkdir::describe()),
+        Route::at("/files/move").post(rename::post, rename::describe()),
+        Route::at("/files/copy").post(copy::post, copy::describe()),
+        Route::at("/files/trash")
+            .get(trash::get, trash::describe_get())
+            .delete(trash::delete, trash::describe_delete()),
+        Route::at("/files/trash/restore").post(trash::restore, trash::describe_restore()),
+    ]
 }
 
 /// A parameter of the query, decoded. One that is empty is missing.

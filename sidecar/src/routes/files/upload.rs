@@ -5,9 +5,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, body::Body};
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header;
+use http::{StatusCode, header};
 use multer::{Field, Multipart};
 use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::path;
 use crate::auth::Authenticated;
@@ -17,6 +19,7 @@ use crate::files::etag::Expect;
 use crate::files::path::{MAX_PATH_BYTES, WorkspacePath};
 use crate::files::write::Draft;
 use crate::routes::body::MAX_DRAINED_BYTES;
+use crate::routes::describe::{Op, Tag, on_bodies, on_paths, on_writes};
 use crate::routes::raw::next_frame;
 use crate::state::App;
 
@@ -27,12 +30,28 @@ const MAX_UPLOAD_BYTES: u64 = 50 * 1024 * 1024;
 /// the client comes to read why.
 const MAX_FORM_BYTES: u64 = MAX_UPLOAD_BYTES + 64 * 1024 + MAX_DRAINED_BYTES as u64;
 
-#[derive(Serialize)]
+/// The form's fields, in any order; of each, the first counts.
+#[derive(ToSchema)]
+#[schema(as = UploadForm)]
+pub(super) struct Fields {
+    /// At most 52,428,800 bytes.
+    #[schema(value_type = String, format = Binary)]
+    #[expect(dead_code, reason = "only described: the form is read as a stream")]
+    file: (),
+    /// Where the file is to be.
+    #[expect(dead_code, reason = "only described: the form is read as a stream")]
+    path: WorkspacePath,
+}
+
+/// The file as it is now, on the disk.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Uploaded {
+pub(super) struct Uploaded {
     success: bool,
     path: WorkspacePath,
+    /// In bytes.
     size: u64,
+    /// As the form says; `application/octet-stream` if it says nothing.
     mime_type: String,
 }
 
@@ -117,4 +136,21 @@ fn form_error(error: multer::Error) -> ApiError {
         return *ours;
     }
     ApiError::Input(Input::Form)
+}
+
+pub(super) fn describe() -> Op {
+    let answer = json!({
+        "success": true, "path": "/root/clawd/photo.png", "size": 1024, "mimeType": "image/png"
+    });
+    let places = [FileError::NotAFile, FileError::NotADirectory, FileError::Protected, FileError::NotFound];
+    Op::new(Tag::Files, "uploadFile", "Upload a file as a form")
+        .about(
+            "At most 52,428,800 bytes. Larger files: `PUT /api/files/raw/{path}`, or `/api/files/tus` if they are \
+             to be resumable. A file that is there is replaced.",
+        )
+        .form_body::<Fields>("The file and its whole path.")
+        .json::<Uploaded>(StatusCode::OK, "It is on the disk.", answer)
+        .fails([ApiError::Input(Input::Form), ApiError::Input(Input::FileAndPath), too_large(60_000_000)])
+        .fails(on_bodies())
+        .fails_to(Action::Upload, places.into_iter().chain(on_paths()).chain(on_writes()))
 }
