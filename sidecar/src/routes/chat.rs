@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 use shared::time::UnixMillis;
 
 use super::body;
-use super::history::is_session_key;
 use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
 use crate::error::ApiError;
-use crate::history::store;
+use crate::history::store::{self, is_session_key};
 use crate::state::App;
 use crate::{clock, random};
 

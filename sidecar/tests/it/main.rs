@@ -11,6 +11,7 @@
 
 mod archive;
 mod chat;
+mod dice;
 mod files;
 mod gate;
 mod gateway;
@@ -19,6 +20,7 @@ mod history;
 mod kill;
 mod lifecycle;
 mod page;
+mod race;
 mod raw;
 mod slow;
 mod socket;
