@@ -12,6 +12,7 @@
 mod archive;
 mod chat;
 mod dice;
+mod disk;
 mod files;
 mod gate;
 mod gateway;
