@@ -66,7 +66,7 @@ pub(super) async fn send(
     body: Body,
 ) -> Result<Json<Sent>, ApiError> {
     let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(|_size| ApiError::MessageTooLarge)?;
-    let send: Send = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
+    let send: Send = body::object(&body)?;
     let message = send.message.filter(|message| !message.trim().is_empty()).ok_or(ApiError::NoMessage)?;
     let session_key = send.session_key.filter(|key| !key.is_empty()).unwrap_or_else(|| "main".to_owned());
     if !is_session_key(&session_key) {
