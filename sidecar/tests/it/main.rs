@@ -10,6 +10,7 @@
 )]
 
 mod archive;
+mod bad_input;
 mod chat;
 mod dice;
 mod disk;
