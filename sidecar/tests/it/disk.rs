@@ -190,7 +190,7 @@ async fn full(kind: Kind) {
         ("delete", delete(&sidecar, "victim", false).await),
     ];
     for (what, answer) in answers {
-        println!("{kind:?}: {what}");
+        eprintln!("{kind:?}: {what}");
         answer.assert_error(507, "no_space");
     }
     // A folder of a tmpfs takes no bytes.

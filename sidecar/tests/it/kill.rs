@@ -297,7 +297,7 @@ async fn kills(times: u64) {
         for task in tasks {
             task.await.unwrap();
         }
-        println!("round {round}");
+        eprintln!("round {round}");
 
         litter_seen += temps(&root);
         for (way, path, letters) in &writers {
@@ -352,7 +352,7 @@ async fn kills(times: u64) {
         names.sort();
         assert_eq!(names, ["0", "1", "2", "3", "4"]);
     }
-    println!("{litter_seen} temporary names, {copies_seen} copies, {torn_seen} torn uploads");
+    eprintln!("{litter_seen} temporary names, {copies_seen} copies, {torn_seen} torn uploads");
     assert!(litter_seen > 0, "no kill has met a write");
     assert!(copies_seen > 0, "nothing was ever copied");
 }

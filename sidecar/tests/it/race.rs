@@ -349,7 +349,7 @@ async fn race(mechanism: Mechanism, requests: usize) {
     for (verb, count) in ends.into_iter().flat_map(Result::unwrap) {
         *succeeded.entry(verb).or_default() += count;
     }
-    println!("{mechanism:?}: {succeeded:?}");
+    eprintln!("{mechanism:?}: {succeeded:?}");
 
     assert_eq!(snapshot(&outside), before, "{mechanism:?}");
     // Nor was it copied in, where a later read would find it.

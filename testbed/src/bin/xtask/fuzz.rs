@@ -13,8 +13,9 @@ use serde_json::Value;
 use testbed::tools::{Tools, progress};
 
 /// Counters for edges, a table of them, and the operands of comparisons: what cargo-fuzz asks for.
-const COVERAGE: [&str; 6] = [
-    "--cfg=fuzzing",
+const COVERAGE: [&str; 7] = [
+    "--cfg",
+    "fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
