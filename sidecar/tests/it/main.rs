@@ -19,6 +19,7 @@ mod gate;
 mod gateway;
 mod harness;
 mod history;
+mod kept;
 mod kill;
 mod lifecycle;
 mod page;
