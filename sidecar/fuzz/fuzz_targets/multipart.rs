@@ -27,6 +27,10 @@ use tower::ServiceExt;
 
 const USER: &str = "user_fuzz";
 
+/// Where workspaces are: syncing costs nothing there.
+const MEMORY: &str = "/dev/shm";
+const PREFIX: &str = "sidecar-fuzz-";
+
 /// The sidecar's routes over a workspace in memory.
 struct Service {
     runtime: tokio::runtime::Runtime,
@@ -38,7 +42,8 @@ struct Service {
 }
 
 static SERVICE: LazyLock<Service> = LazyLock::new(|| {
-    let data = Path::new("/dev/shm").join(format!("sidecar-fuzz-{}", std::process::id()));
+    remove_what_earlier_runs_left();
+    let data = Path::new(MEMORY).join(format!("{PREFIX}{}", std::process::id()));
     let key = SigningKeys::new(Secret::new("signing-secret-of-the-fuzzer").unwrap(), None)
         .machine_key(&USER.parse().unwrap(), Generation(1));
     let config = Config::from_lookup(|name| match name {
@@ -71,6 +76,17 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     };
     Service { runtime, routes, ticket: ticket::issue(&key, &claims), workspace, _stopper: stopper }
 });
+
+/// libFuzzer ends the process without telling anybody.
+fn remove_what_earlier_runs_left() {
+    for entry in fs::read_dir(MEMORY).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(process) = name.strip_prefix(PREFIX) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
 
 // The first byte says how the form is cut into pieces on its way; the rest is the form, or, if the byte is odd, the
 // content of a file around which a form is put that must be understood.

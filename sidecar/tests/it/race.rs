@@ -145,7 +145,9 @@ impl Client {
         let answer = Answer { status: head.status.as_u16(), location, body };
         assert!(!holds(&answer.body, SECRET), "{method} {target} tells the secret");
         assert!(!holds(&answer.body, ONLY_OUTSIDE), "{method} {target} lists what is outside");
-        assert!(answer.status < 500, "{method} {target}: {} {:?}", answer.status, answer.body);
+        // An archive's place is free a moment after its last byte, so the next may find all of them taken.
+        let is_busy = answer.status == 503 && target.starts_with("/api/files/archive");
+        assert!(answer.status < 500 || is_busy, "{method} {target}: {} {:?}", answer.status, answer.body);
         answer
     }
 
@@ -270,6 +272,14 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, u64, u32, i64, i64, Vec<u8>)> {
     found
 }
 
+/// Whether a temporary name is left. It may go while this looks.
+fn has_litter(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with(".automna-tmp-")
+            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && has_litter(&entry.path())
+    })
+}
+
 /// Until it is gone: a verb that has one of its folders open may still put something there.
 fn discard(at: &Path) {
     while let Ok(meta) = fs::symlink_metadata(at) {
@@ -354,10 +364,7 @@ async fn race(mechanism: Mechanism, requests: usize) {
     assert_eq!(snapshot(&outside), before, "{mechanism:?}");
     // Nor was it copied in, where a later read would find it.
     let workspace = data.join("workspace");
-    eventually("no litter", async || {
-        snapshot(&workspace).iter().all(|(at, ..)| !at.to_string_lossy().contains("/.automna-tmp-"))
-    })
-    .await;
+    eventually("no litter", async || !has_litter(&workspace)).await;
     for (at, _, _, _, _, content) in snapshot(&workspace) {
         assert!(!holds(&content, SECRET), "{}", at.display());
         assert!(!at.ends_with(ONLY_OUTSIDE), "{}", at.display());
