@@ -230,6 +230,64 @@ fn a_copy_does_not_follow_what_was_a_folder_or_file() {
     assert_eq!(leaks, 0);
 }
 
+/// As [`a_copy_does_not_follow_what_was_a_folder_or_file`]: between looking at a folder and opening it to empty it,
+/// removal meets a link in its place. The link leads to a folder with the same names, so that recursion by path
+/// instead of by handle would find what to remove there as well.
+#[test]
+fn a_removal_does_not_empty_the_folder_behind_a_link_that_took_its_place() {
+    /// Without NOFOLLOW the way out is found within some hundred.
+    const ROUNDS: usize = 1_500;
+    let dir = tempfile::tempdir().unwrap();
+    let (root, outside, stage) =
+        (dir.path().join("workspace"), dir.path().join("outside"), dir.path().join("stage"));
+    let fill = |at: &Path| {
+        fs::create_dir_all(at.join("sub")).unwrap();
+        for name in ["file", "sub/file"] {
+            fs::write(at.join(name), SECRET).unwrap();
+        }
+    };
+    fill(&outside);
+    let before = snapshot(&outside);
+    let files = Files::over(Root::open_with(&root, Mechanism::Kernel).unwrap());
+    symlink("../outside", root.join("link")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // It fails while one of the two is missing.
+                let _swapped =
+                    renameat_with(files.root.fd(), "d", files.root.fd(), "link", RenameFlags::EXCHANGE);
+                // Else it would hold the folder's lock nearly all the time.
+                std::thread::yield_now();
+            }
+        });
+        let rounds = scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                // While `d` is free nothing is swapped. Each round begins with the folder there, and full.
+                if fs::symlink_metadata(root.join("d")).is_err() {
+                    if fs::symlink_metadata(root.join("link")).is_ok_and(|meta| meta.is_dir()) {
+                        fs::rename(root.join("link"), root.join("d")).unwrap();
+                        fill(&root.join("d"));
+                        symlink("../outside", root.join("link")).unwrap();
+                    } else {
+                        fill(&stage);
+                        fs::rename(&stage, root.join("d")).unwrap();
+                    }
+                }
+                let _refused = remove::tree(files.root.fd(), "d".as_ref());
+                if !outside.join("file").exists() || !outside.join("sub/file").exists() {
+                    break;
+                }
+            }
+        });
+        let end = rounds.join();
+        // Also if it has failed: the swapper would go on for ever.
+        done.store(true, Ordering::Relaxed);
+        end.unwrap();
+    });
+    assert_eq!(snapshot(&outside), before);
+}
+
 #[test]
 fn nothing_leads_out_by_the_kernel() {
     race(Mechanism::Kernel, 3_000, act);

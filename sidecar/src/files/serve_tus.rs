@@ -30,7 +30,7 @@ const DIR: &str = ".automna/tus";
 /// finishes any, and each is room on the volume.
 pub const MAX_UNFINISHED: usize = 256;
 
-/// Records, complete ones included.
+/// Records, complete ones included. Of those the oldest is forgotten when there would be more.
 pub const MAX_RECORDS: usize = 4096;
 
 /// What is not complete after so long will not be.
@@ -158,14 +158,23 @@ impl Uploads {
     pub fn create(&self, id: &UploadId, record: &Record) -> Result<(), CreateError> {
         let _held = self.creation.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut records, mut unfinished, mut owed) = (0, 0, 0u64);
+        let mut oldest: Option<(UnixMillis, UploadId)> = None;
         for other in self.ids() {
             records += 1;
-            if let Ok(Some((other, Some(at)))) = self.look(&other) {
-                unfinished += 1;
-                owed = owed.saturating_add(other.length.saturating_sub(at));
+            match self.look(&other) {
+                Ok(Some((other, Some(at)))) => {
+                    unfinished += 1;
+                    owed = owed.saturating_add(other.length.saturating_sub(at));
+                }
+                Ok(Some((Record { created, .. }, None))) => {
+                    if oldest.as_ref().is_none_or(|(oldest, _)| created < *oldest) {
+                        oldest = Some((created, other));
+                    }
+                }
+                Ok(None) | Err(_) => {}
             }
         }
-        if records >= MAX_RECORDS || unfinished >= MAX_UNFINISHED {
+        if unfinished >= MAX_UNFINISHED || records >= MAX_RECORDS && oldest.is_none() {
             return Err(CreateError::TooMany);
         }
         let volume = rustix::fs::fstatvfs(&self.fd).map_err(failed("statvfs"))?;
@@ -175,6 +184,11 @@ impl Uploads {
         }
         File::create_new(self.part(id)).map_err(failed_io("create upload"))?;
         self.save(id, record)?;
+        if records >= MAX_RECORDS
+            && let Some((_, oldest)) = oldest
+        {
+            self.remove(&oldest);
+        }
         Ok(())
     }
 
@@ -318,6 +332,21 @@ mod tests {
         assert_eq!(uploads.look(&new).unwrap().unwrap().1, Some(3));
         uploads.part_from(&new, 3).unwrap();
         assert_eq!(fs::read(uploads.part(&new)).unwrap(), b"123");
+    }
+
+    #[test]
+    fn who_has_completed_many_uploads_can_still_begin_one() {
+        let data = tempfile::tempdir().unwrap();
+        let uploads = Uploads::open(data.path(), UnixMillis(0)).unwrap();
+        let id = |n: usize| UploadId::parse(&format!("{n:032x}")).unwrap();
+        for n in 0..MAX_RECORDS {
+            let record = record(1_000_000 - n as u64);
+            fs::write(uploads.json(&id(n)), serde_json::to_vec(&record).unwrap()).unwrap();
+        }
+        uploads.create(&id(MAX_RECORDS), &record(2_000_000)).unwrap();
+        assert_eq!(uploads.ids().len(), MAX_RECORDS);
+        assert_eq!(uploads.look(&id(MAX_RECORDS - 1)).unwrap(), None, "the oldest is forgotten");
+        assert!(uploads.look(&id(0)).unwrap().is_some());
     }
 
     #[test]

@@ -216,6 +216,17 @@ const fn beneath() -> ResolveFlags {
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS)
 }
 
+/// Longest session key that a client can name, in bytes.
+const MAX_KEY_BYTES: usize = 100;
+
+/// What clients can call a conversation: as legacy, but canonical keys are keys too.
+#[must_use]
+pub fn is_session_key(key: &str) -> bool {
+    (1..=MAX_KEY_BYTES).contains(&key.len())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':'))
+        && !key.contains("..")
+}
+
 /// The key without the prefix of the one agent that there is.
 #[must_use]
 pub fn bare_key(key: &str) -> &str {
@@ -233,8 +244,11 @@ fn same_key(a: &str, b: &str) -> bool {
     bare_key(a) == bare_key(b)
 }
 
-/// Entries that cannot be read are passed over; a store that is no object is an error.
-fn parse_sessions(bytes: &[u8]) -> io::Result<Vec<Session>> {
+/// Reads the agent's store. Entries that cannot be read are passed over.
+///
+/// # Errors
+/// It is no JSON object.
+pub fn parse_sessions(bytes: &[u8]) -> io::Result<Vec<Session>> {
     let all: std::collections::BTreeMap<String, &RawValue> = serde_json::from_slice(bytes)?;
     let sessions = all.into_iter().filter_map(|(key, raw)| {
         let session: Session = serde_json::from_str(raw.get()).ok()?;
@@ -245,7 +259,8 @@ fn parse_sessions(bytes: &[u8]) -> io::Result<Vec<Session>> {
 
 /// The name of a session's transcript in the sessions directory. A `sessionFile` is absolute and may be another
 /// box's: it counts if it lies in a sessions directory, wherever that was.
-fn transcript_name(session: &Session) -> Option<String> {
+#[must_use]
+pub fn transcript_name(session: &Session) -> Option<String> {
     let named = session.session_file.as_deref().and_then(|path| {
         let (dir, name) = path.rsplit_once('/').unwrap_or((SESSIONS, path));
         (dir == SESSIONS || dir.ends_with("/agents/main/sessions")).then_some(name)
@@ -259,7 +274,8 @@ fn transcript_name(session: &Session) -> Option<String> {
 }
 
 /// Also what makes a name fit for a cursor: no separator of either can be in it.
-pub(super) fn is_transcript(name: &str) -> bool {
+#[must_use]
+pub fn is_transcript(name: &str) -> bool {
     name.len() <= 255
         && name.strip_suffix(TRANSCRIPT_SUFFIX).is_some_and(|stem| !stem.is_empty())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))

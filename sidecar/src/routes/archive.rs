@@ -3,12 +3,11 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, header};
-use serde::Deserialize;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 
 use super::describe::{Op, PATH, Tag, choice, on_paths, on_reads, text};
+use super::files::param;
 use crate::auth::Authenticated;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
@@ -20,24 +19,17 @@ use crate::state::App;
 /// What the workspace itself is called in its archive.
 const ROOT_NAME: &str = "workspace";
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Query {
-    path: Option<String>,
-    format: Option<String>,
-}
-
 pub(super) async fn get(
     State(app): State<App>,
     _auth: Authenticated,
     method: Method,
-    query: Result<axum::extract::Query<Query>, QueryRejection>,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
-    let axum::extract::Query(query) = query.map_err(|_| ApiError::BadPath)?;
-    let path = match query.path.as_deref() {
-        None | Some("") => WorkspacePath::root(),
-        Some(text) => WorkspacePath::parse(text).map_err(FileError::from)?,
+    let path = match param(&uri, "path")? {
+        None => WorkspacePath::root(),
+        Some(text) => WorkspacePath::parse(&text).map_err(FileError::from)?,
     };
-    let (format, extension, media_type) = match query.format.as_deref() {
+    let (format, extension, media_type) = match param(&uri, "format")?.as_deref() {
         None | Some("zip") => (Format::Zip, "zip", "application/zip"),
         Some("tar") => (Format::Tar, "tar", "application/x-tar"),
         Some("tar.gz") => (Format::TarGz, "tar.gz", "application/gzip"),

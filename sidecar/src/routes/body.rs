@@ -1,6 +1,7 @@
 //! Bodies that are taken whole, up to a bound.
 
 use axum::body::Body;
+use serde::de::DeserializeOwned;
 
 use super::raw::next_frame;
 use crate::error::ApiError;
@@ -24,4 +25,12 @@ pub(super) async fn collect(body: Body, max: usize) -> Result<Result<Vec<u8>, u6
         }
     }
     Ok(if length > max { Err(length as u64) } else { Ok(kept) })
+}
+
+/// Reads a JSON object. serde would also fill the fields from a list, in their order.
+pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::BadJson);
+    }
+    serde_json::from_slice(json).map_err(|_| ApiError::BadJson)
 }

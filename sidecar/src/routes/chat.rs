@@ -15,12 +15,11 @@ use utoipa::ToSchema;
 
 use super::body;
 use super::describe::{Op, Tag, on_bodies, text};
-use super::history::is_session_key;
 use crate::agent_rpc::RpcError;
 use crate::agent_rpc::{self, Scope};
 use crate::auth::Authenticated;
 use crate::error::ApiError;
-use crate::history::store;
+use crate::history::store::{self, is_session_key};
 use crate::state::App;
 use crate::{clock, random};
 
@@ -83,7 +82,7 @@ pub(super) async fn send(
     body: Body,
 ) -> Result<Json<Sent>, ApiError> {
     let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(|_size| ApiError::MessageTooLarge)?;
-    let send: Send = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
+    let send: Send = body::object(&body)?;
     let message = send.message.filter(|message| !message.trim().is_empty()).ok_or(ApiError::NoMessage)?;
     let session_key = send.session_key.filter(|key| !key.is_empty()).unwrap_or_else(|| "main".to_owned());
     if !is_session_key(&session_key) {

@@ -24,15 +24,12 @@ use crate::error::ApiError;
 use crate::history::cursor::Cursor;
 use crate::history::reader::{Budget, MAX_SCAN_BYTES};
 use crate::history::search::{self, Match};
-use crate::history::store::{Page, Store, bare_key};
+use crate::history::store::{Page, Store, bare_key, is_session_key};
 use crate::history::transcript::{Entry, Roles};
 use crate::state::App;
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;
-
-/// Longest session key.
-const MAX_KEY_BYTES: usize = 100;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +60,6 @@ impl Ask {
 pub(super) fn param(query: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
-}
-
-/// As legacy, but canonical keys are keys too.
-pub(super) fn is_session_key(key: &str) -> bool {
-    (1..=MAX_KEY_BYTES).contains(&key.len())
-        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':'))
-        && !key.contains("..")
 }
 
 /// The number at the beginning, as JavaScript reads it, kept within 1 and the maximum.

@@ -87,7 +87,11 @@ pub(crate) struct Sidecar {
 
 /// The command, with a whole configuration.
 pub(crate) fn command(data: &std::path::Path, agent: SocketAddr) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    command_of(env!("CARGO_BIN_EXE_sidecar").as_ref(), data, agent)
+}
+
+fn command_of(program: &std::path::Path, data: &std::path::Path, agent: SocketAddr) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("AUTOMNA_USER_ID", USER)
@@ -126,12 +130,34 @@ impl Sidecar {
         (sidecar, gateway)
     }
 
+    /// As [`Self::start_quiet`], on a volume of the test's choice, and as `user` if one is given. The program is
+    /// copied to the volume then, since another user may not be let into the folder that it was built in.
+    pub(crate) async fn start_on(data: TempDir, user: Option<u32>) -> (Self, Gateway) {
+        let gateway = Gateway::start(token()).await;
+        let mut command = command(data.path(), gateway.address);
+        if let Some(user) = user {
+            let program = data.path().join("sidecar");
+            std::fs::copy(env!("CARGO_BIN_EXE_sidecar"), &program).unwrap();
+            command = command_of(&program, data.path(), gateway.address);
+            command.uid(user).gid(user);
+        }
+        command.env("RUST_LOG", "info,sidecar::gate=off");
+        let sidecar = Self::spawn(command, data, gateway.address).await;
+        (sidecar, gateway)
+    }
+
     async fn on(data: TempDir, agent: SocketAddr) -> Self {
         Self::with_log(data, agent, "debug").await
     }
 
     async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
-        let mut child = command(data.path(), agent).env("RUST_LOG", filter).spawn().unwrap();
+        let mut command = command(data.path(), agent);
+        command.env("RUST_LOG", filter);
+        Self::spawn(command, data, agent).await
+    }
+
+    async fn spawn(mut command: Command, data: TempDir, agent: SocketAddr) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let listening = loop {
             let line = tokio::time::timeout(LIMIT, log.next_line()).await.unwrap().unwrap();

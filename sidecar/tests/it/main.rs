@@ -10,17 +10,22 @@
 )]
 
 mod archive;
+mod bad_input;
 mod chat;
 mod described;
+mod dice;
+mod disk;
 mod events;
 mod files;
 mod gate;
 mod gateway;
 mod harness;
 mod history;
+mod kept;
 mod kill;
 mod lifecycle;
 mod page;
+mod race;
 mod raw;
 mod search;
 mod slow;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -21,6 +23,37 @@ async fn begin(sidecar: &Sidecar, line: &str, headers: &str) -> TcpStream {
     stream
 }
 
+/// Begins an upload of [`FILE_BYTES`], by each of the ways in turn.
+async fn begin_upload(sidecar: &Sidecar, n: usize) -> TcpStream {
+    let length = format!("content-length: {FILE_BYTES}\r\n");
+    match n % 3 {
+        0 => begin(sidecar, &format!("PUT /api/files/raw/up/{n}"), &length).await,
+        1 => {
+            let headers = format!("{length}content-type: multipart/form-data; boundary=X\r\n");
+            let mut stream = begin(sidecar, "POST /api/files/upload", &headers).await;
+            let part = b"--X\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n";
+            stream.write_all(part).await.unwrap();
+            stream
+        }
+        _ => {
+            let (length_header, metadata) =
+                (FILE_BYTES.to_string(), format!("path {}", STANDARD.encode("up")));
+            let headers = [
+                ("tus-resumable", "1.0.0"),
+                ("upload-length", length_header.as_str()),
+                ("upload-metadata", metadata.as_str()),
+            ];
+            let made = sidecar.call("POST", "/api/files/tus", &headers, "").await;
+            let target = made.header("location").unwrap();
+            let headers = format!(
+                "{length}tus-resumable: 1.0.0\r\nupload-offset: 0\r\n\
+                 content-type: application/offset+octet-stream\r\n"
+            );
+            begin(sidecar, &format!("PATCH {target}"), &headers).await
+        }
+    }
+}
+
 /// `clients` connections, half of them reading and half writing, a little at a time. Returns the most memory that
 /// was seen, and how long the slowest of some ordinary requests took meanwhile.
 async fn crowd(clients: usize, rounds: usize) -> (u64, Duration) {
@@ -31,8 +64,7 @@ async fn crowd(clients: usize, rounds: usize) -> (u64, Duration) {
     let mut uploads = Vec::new();
     for n in 0..clients / 2 {
         downloads.push(begin(&sidecar, "GET /api/files/raw/big", "").await);
-        let headers = format!("content-length: {FILE_BYTES}\r\n");
-        uploads.push(begin(&sidecar, &format!("PUT /api/files/raw/up/{n}"), &headers).await);
+        uploads.push(begin_upload(&sidecar, n).await);
     }
     let (mut most, mut slowest) = (0, Duration::ZERO);
     let mut buffer = vec![0; 20_000];

@@ -55,7 +55,7 @@ pub(super) fn table() -> [Route; 11] {
 }
 
 /// A parameter of the query, decoded. One that is empty is missing.
-fn param(uri: &Uri, name: &str) -> Result<Option<String>, ApiError> {
+pub(super) fn param(uri: &Uri, name: &str) -> Result<Option<String>, ApiError> {
     for pair in uri.query().unwrap_or_default().split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if key == name && !value.is_empty() {
@@ -77,7 +77,7 @@ fn path(text: Option<String>, missing: Input) -> Result<WorkspacePath, ApiError>
 /// The body of a route that takes paths and little else.
 async fn small_json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let bytes = body::collect(body, MAX_JSON_BYTES).await?.map_err(|_size| ApiError::BadJson)?;
-    serde_json::from_slice(&bytes).map_err(|_| ApiError::BadJson)
+    body::object(&bytes)
 }
 
 /// Does the work, and answers with its result as JSON.

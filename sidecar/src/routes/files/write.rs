@@ -77,7 +77,7 @@ pub(super) async fn post(
 ) -> Result<Response, ApiError> {
     let body = body::collect(body, MAX_BODY_BYTES).await?.map_err(too_large)?;
     answer(&app, Action::Write, move |files| {
-        let request: Write = serde_json::from_slice(&body).map_err(|_| ApiError::BadJson)?;
+        let request: Write = body::object(&body)?;
         drop(body);
         let content = request.content.ok_or(ApiError::Input(Input::PathAndContent))?;
         let path = path(request.path, Input::PathAndContent)?;

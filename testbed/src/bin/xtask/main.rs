@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod current;
+mod fuzz;
 mod up;
 
 use std::process::ExitCode;
@@ -49,6 +50,15 @@ enum Command {
         long: bool,
         /// Only tests whose name contains this, without the checks before them.
         filter: Option<String>,
+    },
+    /// Feed the sidecar's parsers what a fuzzer makes up. Needs a C++ compiler, and no nightly Rust.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only these targets: files of sidecar/fuzz/fuzz_targets, without the ending. All if there are none.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
     },
     /// Print a signed query for a user of the running system.
     Sign {
@@ -115,6 +125,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             up::run(&tools, options)?;
         }
         Command::Test { long, filter } => return checks::run(&tools, long, filter.as_deref()),
+        Command::Fuzz { seconds, targets } => return fuzz::run(&tools, &targets, seconds),
         Command::Sign { user, ttl } => {
             let current = Current::load(&tools)?;
             print_line(&system::sign(&current.signing_secret()?, &user, ttl));
