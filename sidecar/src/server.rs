@@ -7,15 +7,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
+use futures_util::TryFutureExt;
 use http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
 use crate::error::ApiError;
+use crate::sendfile::stream::FileStream;
 use crate::stop::Stop;
 
 /// Connections of one listener at a time, sockets after an upgrade included. One user's browsers need tens; the
@@ -102,16 +104,19 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Con
 async fn serve_connection(stream: TcpStream, connection: Connection, app: Router, mut stop: Stop) {
     // A reply of a chat is small and should not wait for the next one. Without it, it is slower, no more.
     let _slower = stream.set_nodelay(true);
+    let (stream, sender) = FileStream::new(stream);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
-        app.clone().oneshot(request)
+        request.extensions_mut().insert(sender.offer());
+        let sender = sender.clone();
+        app.clone().oneshot(request).map_ok(move |answer| answer.map(|body| sender.outgoing(body)))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(stream, service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {

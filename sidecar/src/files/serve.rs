@@ -23,6 +23,8 @@ use super::path::WorkspacePath;
 use super::read;
 use super::root::Mechanism;
 use crate::http_semantics::digest::{Algorithm, Hasher};
+use crate::sendfile::body::HandOver;
+use crate::sendfile;
 
 /// One read of a body. A thousand slow downloads hold one each; more would leave the processor's cache and be
 /// slower, not faster.
@@ -35,6 +37,9 @@ pub const MAX_EAGER_HASH_BYTES: u64 = 16 * 1024 * 1024;
 /// A digest in a header has to be known before the first byte is sent. Of longer content it would keep the client
 /// waiting for seconds, and it is a wish that we may decline.
 pub const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Less is sent from here as fast.
+const MIN_BULK_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 
 /// A file that is open to be sent.
 #[derive(Debug)]
@@ -161,6 +166,28 @@ impl FileBody {
         };
         let left = parts.iter().map(length).fold(0, u64::saturating_add);
         Self { opened, parts, left, buffer: BytesMut::new(), pending: None }
+    }
+
+    /// As the body of an answer. On a connection that offers it, the kernel moves the bulk of a single long range;
+    /// the end of it is sent from here, after the last look at the file.
+    #[must_use]
+    pub fn into_body(mut self, offer: Option<&sendfile::Offer>) -> axum::body::Body {
+        let bulk = offer.and_then(|_| self.split_bulk());
+        let body = axum::body::Body::new(self);
+        match bulk {
+            Some(bulk) => axum::body::Body::new(HandOver::new(bulk, body)),
+            None => body,
+        }
+    }
+
+    fn split_bulk(&mut self) -> Option<sendfile::body::Range> {
+        let [Part::Range { start, length }] = self.parts.make_contiguous() else { return None };
+        let bulk = length.checked_sub(CHUNK_BYTES as u64).filter(|bulk| *bulk >= MIN_BULK_BYTES)?;
+        let range = sendfile::body::Range { file: self.opened.file.clone(), start: *start, length: bulk };
+        *start = start.saturating_add(bulk);
+        *length = CHUNK_BYTES as u64;
+        self.left = CHUNK_BYTES as u64;
+        Some(range)
     }
 
     /// Accounts for a chunk of the range at the front.

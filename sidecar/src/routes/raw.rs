@@ -167,7 +167,7 @@ pub(super) async fn get(
         Selection::Unsatisfiable => return Err(HttpError::RangeNotSatisfiable { size }.into()),
     };
     if !is_head {
-        *answer.body_mut() = Body::new(content);
+        *answer.body_mut() = content.into_body(request.extensions.get());
     }
     Ok(answer)
 }
