@@ -26,7 +26,8 @@ pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Respo
     let request_id = ticket.as_ref().ok().and_then(|_| brought_id(request.headers()));
     let request_id = request_id.unwrap_or_else(random::request_id);
     let method = request.method().clone();
-    let route = route_name(&request);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let is_upgrade = matched.is_none() && handshake::is_upgrade(request.headers());
 
     let response = match admit(&app, ticket, request_id.clone(), request).await {
         Ok(request) => next.run(request).await,
@@ -36,6 +37,7 @@ pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Respo
     let (response, error) = respond::finish(response, &request_id);
     let status = response.status().as_u16();
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let route = route_name(matched.as_ref(), is_upgrade);
     let request_id = request_id.as_str();
     let user_hash = app.user_hash.as_str();
     match error {
@@ -73,10 +75,10 @@ fn brought_id(headers: &HeaderMap) -> Option<RequestId> {
 }
 
 /// The name of the route in logs: never a path that a client wrote.
-fn route_name(request: &Request) -> String {
-    match request.extensions().get::<MatchedPath>() {
-        Some(matched) => matched.as_str().to_owned(),
-        None if handshake::is_upgrade(request.headers()) => "websocket".to_owned(),
-        None => "agent".to_owned(),
+fn route_name(matched: Option<&MatchedPath>, is_upgrade: bool) -> &str {
+    match matched {
+        Some(matched) => matched.as_str(),
+        None if is_upgrade => "websocket",
+        None => "agent",
     }
 }

@@ -29,6 +29,10 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// bounds the number of headers, at 100.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// One read of a body, if its client is fast; it begins with 8 KiB. Each read costs a call, and a thousand fast
+/// uploads hold as much each.
+const MAX_READ_BYTES: usize = 64 * 1024;
+
 /// From the moment at which a head is awaited to its end; so it also ends connections that are idle. Longer
 /// than the proxy in front keeps its own.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -115,7 +119,8 @@ async fn serve_connection(stream: TcpStream, connection: Connection, app: Router
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_READ_BYTES)
         .serve_connection(stream, service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);

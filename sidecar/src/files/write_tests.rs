@@ -130,7 +130,7 @@ async fn what_ends_early_leaves_the_old_file_and_no_trace() {
     let big = vec![b'x'; 3 * BATCH_BYTES];
 
     let mut draft = Draft::at(&files, &path("a/f"), false, u64::MAX).await.unwrap();
-    draft.push(&big).await.unwrap();
+    draft.push(big.clone().into()).await.unwrap();
     assert_eq!(temps(&folder), 1);
     drop(draft);
     no_temps(&folder).await;

@@ -21,6 +21,7 @@ use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
+use crate::files::etag::Expect;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
 use crate::files::trash::Trashed;
@@ -43,6 +44,9 @@ const ALLOW: &str = "GET,HEAD,PUT,DELETE";
 /// An upload of which nothing comes for so long is given up: its connection and its temporary file are bounded
 /// things. Slow is fine, silent is not.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
+
+/// Headers of most answers, so that their table does not grow step by step.
+const HEADERS: usize = 16;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -120,11 +124,17 @@ pub(super) async fn get(
     let strong = [header::RANGE, header::IF_RANGE, header::IF_MATCH, header::IF_NONE_MATCH]
         .iter()
         .any(|name| headers.contains_key(name));
-    let opened = serve::open(&app.files, path, strong).await?;
+    let wanted = match (strong, is_head) {
+        (true, _) => serve::Wanted::StrongTag,
+        (false, true) => serve::Wanted::Tag,
+        (false, false) => serve::Wanted::Content,
+    };
+    let opened = serve::open(&app.files, path, wanted).await?;
     let size = opened.meta.size();
     let validators = serve_upload::validators(&opened.etag, &opened.meta)?;
 
     let mut answer = Response::new(Body::empty());
+    answer.headers_mut().reserve(HEADERS);
     let name = path.name().unwrap_or_default();
     describe(answer.headers_mut(), &validators, name, query);
     match preconditions.evaluate(Access::Read, Some(&validators)) {
@@ -267,7 +277,7 @@ async fn put(
     let mut frames = body.into_data_stream();
     while let Some(bytes) = next_frame(&mut frames).await? {
         hashers.iter_mut().for_each(|hasher| hasher.update(&bytes));
-        draft.push(&bytes).await?;
+        draft.push(bytes).await?;
     }
     for (hasher, expected) in hashers.iter().zip(&expected) {
         if let Some(expected) = expected {
@@ -284,7 +294,11 @@ async fn expectation(
     app: &App,
     path: &WorkspacePath,
     preconditions: &Preconditions,
-) -> Result<crate::files::etag::Expect, ApiError> {
+) -> Result<Expect, ApiError> {
+    // Nothing to judge, so nothing to look at.
+    if *preconditions == Preconditions::default() {
+        return Ok(Expect::Anything);
+    }
     let (path, preconditions) = (path.clone(), preconditions.clone());
     let expect = app.files.run(move |files| serve_upload::expect(files, &path, &preconditions)).await?;
     expect.map_err(refused)
