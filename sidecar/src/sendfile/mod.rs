@@ -33,3 +33,6 @@ mod window;
 /// from the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer(());
+
+#[cfg(test)]
+mod tests;

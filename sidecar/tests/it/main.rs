@@ -20,6 +20,7 @@ mod kill;
 mod lifecycle;
 mod page;
 mod raw;
+mod sendfile;
 mod slow;
 mod socket;
 mod tus;
