@@ -1,12 +1,13 @@
 //! Accepting connections and serving HTTP/1.1 on them.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request};
+use axum::response::Response;
 use futures_util::TryFutureExt;
 use http::request::Parts;
 use hyper::server::conn::http1;
@@ -14,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use crate::error::ApiError;
 use crate::sendfile::stream::FileStream;
@@ -59,6 +60,17 @@ impl Slots {
     }
 }
 
+/// Whoever answers the requests of a listener: a router, or what stands before one.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
+{
+}
+
+impl<A> Answers for A where
+    A: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
+{
+}
+
 /// The connection that a request came by.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -77,7 +89,10 @@ impl<S: Sync> FromRequestParts<S> for Connection {
 }
 
 /// Accepts until `stop`, then returns at once; open connections finish what they are at and end by themselves.
-pub async fn serve(listener: TcpListener, app: Router, slots: Slots, mut stop: Stop) {
+pub async fn serve<A: Answers>(listener: TcpListener, app: A, slots: Slots, mut stop: Stop)
+where
+    A::Future: Send,
+{
     loop {
         let accepted = tokio::select! {
             biased;
@@ -105,7 +120,10 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Con
     }
 }
 
-async fn serve_connection(stream: TcpStream, connection: Connection, app: Router, mut stop: Stop) {
+async fn serve_connection<A: Answers>(stream: TcpStream, connection: Connection, app: A, mut stop: Stop)
+where
+    A::Future: Send,
+{
     // A reply of a chat is small and should not wait for the next one. Without it, it is slower, no more.
     let _slower = stream.set_nodelay(true);
     let (stream, sender) = FileStream::new(stream);

@@ -4,6 +4,7 @@ mod agent;
 mod archive;
 mod body;
 mod chat;
+pub mod direct;
 mod files;
 mod history;
 mod keepalive;
@@ -23,7 +24,11 @@ use crate::state::App;
 pub const API_PREFIXES: [&str; 2] = ["/api", "/ws/api"];
 
 /// All routes, apart from any listener, so that tests can drive them.
-pub fn app(state: App) -> Router {
+pub fn app(state: App) -> direct::Routes {
+    direct::Routes::new(state.clone(), router(state))
+}
+
+fn router(state: App) -> Router {
     let mut router = Router::new();
     for prefix in API_PREFIXES {
         router = router

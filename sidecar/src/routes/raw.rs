@@ -38,6 +38,10 @@ use crate::state::App;
 /// The route below each of [`API_PREFIXES`].
 pub(super) const ROUTE: &str = "/files/raw/{*path}";
 
+/// Where the router is not asked, and how that route is called there: see [`super::direct`].
+pub(super) const DIRECT: &str = "/api/files/raw/";
+pub(super) const DIRECT_ROUTE: &str = "/api/files/raw/{*path}";
+
 /// What a file can be asked to do.
 const ALLOW: &str = "GET,HEAD,PUT,DELETE";
 
@@ -76,6 +80,15 @@ pub(super) async fn dispatch(
         Method::DELETE => delete(&app, &path, &preconditions, &query).await,
         _ => Err(HttpError::MethodNotAllowed(ALLOW).into()),
     }
+}
+
+/// As [`dispatch`], for a request that comes from the gate without the router.
+pub(super) async fn answer(app: App, mut request: Request) -> Response {
+    let answer = match request.extensions_mut().remove::<Authenticated>() {
+        Some(auth) => dispatch(State(app), auth, request).await,
+        None => Err(ApiError::NoTicket),
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// The path behind the route's own part. Not axum's, which is decoded already: the difference between `/` and
