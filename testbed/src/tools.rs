@@ -313,7 +313,8 @@ impl Step {
                 fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 run(Command::new("apt-get").args(["update", "-qq"]))?;
                 run(Command::new("apt-get").args(["download", "-qq", package]).current_dir(&dir))?;
-                let unpack = r#"for deb in "$0"_*.deb; do dpkg-deb --extract "$deb" . && rm "$deb" || exit; done"#;
+                let unpack =
+                    r#"for deb in "$0"_*.deb; do dpkg-deb --extract "$deb" . && rm "$deb" || exit; done"#;
                 run(Command::new("sh").args(["-c", unpack, package]).current_dir(&dir))
             }
         }

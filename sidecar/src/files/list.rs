@@ -139,7 +139,8 @@ pub fn list(
     let order = Order::shared();
     let mut found = names(&dir)?;
     if let Some(cursor) = after {
-        let compare = |f: &Found| cursor.is_dir.cmp(&f.is_dir).then_with(|| order.compare(&f.name, &cursor.name));
+        let compare =
+            |f: &Found| cursor.is_dir.cmp(&f.is_dir).then_with(|| order.compare(&f.name, &cursor.name));
         found.retain(|f| compare(f) == Ordering::Greater);
     }
     if found.len() <= limit {

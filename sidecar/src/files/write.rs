@@ -27,8 +27,9 @@ use crate::clock;
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
 const BATCH_BYTES: usize = 128 * 1024;
 
-/// Shorter pieces of a body are copied together: each would cost as much to keep as its bytes.
-const MIN_PIECE_BYTES: usize = 4 * 1024;
+/// Shorter pieces of a body are copied together. A piece keeps the whole buffer that it was read into, so that those
+/// of slow clients, which are short, would keep many times their bytes. Those of fast clients fill the buffer.
+const MIN_PIECE_BYTES: usize = 32 * 1024;
 
 /// A file in the making. Dropping it leaves no trace.
 #[derive(Debug)]

@@ -71,9 +71,8 @@ async fn answer(body: impl FnOnce(&super::stream::Sender) -> Outgoing, flatten: 
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, sender) = FileStream::new(listener.accept().await.unwrap().0);
     let body = std::sync::Mutex::new(Some(body(&sender)));
-    let service = service_fn(async |_| {
-        Ok::<_, Infallible>(hyper::Response::new(body.lock().unwrap().take().unwrap()))
-    });
+    let service =
+        service_fn(async |_| Ok::<_, Infallible>(hyper::Response::new(body.lock().unwrap().take().unwrap())));
     let mut http = http1::Builder::new();
     if flatten {
         http.writev(false);

@@ -23,7 +23,8 @@ mod tests {
     fn work_costs_time_even_of_threads_that_have_ended() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let before = nanoseconds(pid).unwrap();
-        let work = || (0..5_000_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n).wrapping_mul(2_654_435_761));
+        let work =
+            || (0..5_000_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n).wrapping_mul(2_654_435_761));
         let sum = std::thread::spawn(work).join().unwrap();
         assert!(nanoseconds(pid).unwrap() > before + 1_000_000, "{sum}");
     }

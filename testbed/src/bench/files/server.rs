@@ -77,18 +77,34 @@ impl Server {
                 fs::write(&conf, nginx_conf(place, &dir, address))?;
                 let log = dir.join("error.log");
                 let nginx = place.tools.nginx();
-                vec![nginx.into(), "-e".into(), log.into(), "-p".into(), dir.clone().into(), "-c".into(), conf.into()]
+                vec![
+                    nginx.into(),
+                    "-e".into(),
+                    log.into(),
+                    "-p".into(),
+                    dir.clone().into(),
+                    "-c".into(),
+                    conf.into(),
+                ]
             }
             Name::Caddy => {
                 let conf = dir.join("Caddyfile");
                 fs::write(&conf, caddyfile(place, address))?;
                 let caddy = place.tools.caddy();
-                vec![caddy.into(), "run".into(), "--adapter".into(), "caddyfile".into(), "--config".into(), conf.into()]
+                vec![
+                    caddy.into(),
+                    "run".into(),
+                    "--adapter".into(),
+                    "caddyfile".into(),
+                    "--config".into(),
+                    conf.into(),
+                ]
             }
             Name::Dufs => {
                 let port = address.port().to_string();
                 let quiet = if place.log_requests { "--compress=none" } else { "--log-format=" };
-                let flags = ["--bind", "127.0.0.1", "--port", &port, "--allow-upload", "--allow-delete", quiet];
+                let flags =
+                    ["--bind", "127.0.0.1", "--port", &port, "--allow-upload", "--allow-delete", quiet];
                 let mut command: Vec<OsString> = vec![place.tools.dufs().into()];
                 command.extend(flags.map(OsString::from));
                 command.push(place.workspace.into());
