@@ -93,7 +93,8 @@ impl Order {
                 count += 1;
             }
         }
-        Key(Some(key << (8 * (KEY_LETTERS - count))))
+        let missing = u32::try_from(8 * (KEY_LETTERS - count)).unwrap_or(u128::BITS);
+        Key(Some(key.checked_shl(missing).unwrap_or(0)))
     }
 
     /// By letters alone. `None`: one of the names has a character that is not in the tables.

@@ -218,7 +218,7 @@ fn nginx_conf(place: &Place<'_>, dir: &Path, address: SocketAddr) -> String {
 fn caddyfile(place: &Place<'_>, address: SocketAddr) -> String {
     let log = if place.log_requests { "log\n" } else { "" };
     format!(
-        "{{\nadmin off\nauto_https off\npersist_config off\n}}\nhttp://{address} {{\n{log}\
+        "{{\nadmin off\nauto_https off\n}}\nhttp://{address} {{\n{log}\
          root * {}\nfile_server browse\n}}\n",
         place.workspace.display()
     )
