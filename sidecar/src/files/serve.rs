@@ -197,7 +197,6 @@ impl FileBody {
 
     /// As the body of an answer. On a connection that offers it, the kernel moves the bulk of a single long range;
     /// the end of it is sent from here, after the last look at the file.
-    #[must_use]
     pub fn into_body(mut self, offer: Option<&sendfile::Offer>) -> axum::body::Body {
         if let Some(content) = self.opened.content.take()
             && matches!(self.parts.front(), Some(Part::Range { start: 0, length }) if *length == content.len() as u64)

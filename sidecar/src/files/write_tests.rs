@@ -57,7 +57,7 @@ fn a_replacement_has_a_new_inode_and_the_old_mode_and_attributes() {
     assert_eq!(written.etag, ETag::strong(ContentHash::of(b"two")));
     assert_eq!(fs::read_to_string(&at).unwrap(), "two");
     assert_eq!(fs::read_to_string(dir.path().join("workspace/other")).unwrap(), "one");
-    assert_eq!(std::io::read_to_string(&old).unwrap(), "one");
+    assert_eq!(io::read_to_string(&old).unwrap(), "one");
     let (new, before) = (fs::metadata(&at).unwrap(), old.metadata().unwrap());
     assert_ne!(new.ino(), before.ino());
     assert_eq!(written.meta.version.ino, new.ino());

@@ -1,7 +1,7 @@
 //! The clients beside wrk: one connection, one request after the other.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,7 +21,6 @@ pub(super) fn download(server: SocketAddr, target: &str, headers: &[String]) -> 
     let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let head = format!("GET {target} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{more}\r\n");
     stream.write_all(head.as_bytes())?;
-    stream.shutdown(Shutdown::Write).ok();
     let mut buffer = vec![0; 256 * 1024];
     let (mut filled, mut content) = (0, None);
     loop {
