@@ -15,11 +15,11 @@ use hyper_util::rt::TokioIo;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// Gets `target` and counts the bytes of its content. As plain as can be: a client that is slow lets the server
-/// wait, and that costs the server.
+/// wait, and that costs the server. The host is the server's address, since Caddy answers others with nothing.
 pub(super) fn download(server: SocketAddr, target: &str, headers: &[String]) -> Result<u64> {
     let mut stream = TcpStream::connect(server).context("cannot connect")?;
     let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    let head = format!("GET {target} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{more}\r\n");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n{more}\r\n");
     stream.write_all(head.as_bytes())?;
     let mut buffer = vec![0; 256 * 1024];
     let (mut filled, mut content) = (0, None);
