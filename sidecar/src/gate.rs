@@ -18,18 +18,30 @@ use crate::proxy::handshake;
 use crate::state::App;
 use crate::{clock, random, respond};
 
-/// Lets a request through, or answers it.
+/// The layer around every route of the router.
 pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let is_upgrade = matched.is_none() && handshake::is_upgrade(request.headers());
+    let route = route_name(matched.as_ref(), is_upgrade);
+    pass(&app, route, request, |request| next.run(request)).await
+}
+
+/// Lets a request through to `handle`, or answers it. `route` is its name in the log.
+pub async fn pass<F: Future<Output = Response>>(
+    app: &App,
+    route: &str,
+    request: Request,
+    handle: impl FnOnce(Request) -> F,
+) -> Response {
     let started = Instant::now();
     let ticket = auth::verify(request.headers(), &app.identity, clock::now());
     // Without a ticket the id is anybody's text, and not worth a line in the log.
     let request_id = ticket.as_ref().ok().and_then(|_| brought_id(request.headers()));
     let request_id = request_id.unwrap_or_else(random::request_id);
     let method = request.method().clone();
-    let route = route_name(&request);
 
-    let response = match admit(&app, ticket, request_id.clone(), request).await {
-        Ok(request) => next.run(request).await,
+    let response = match admit(app, ticket, request_id.clone(), request).await {
+        Ok(request) => handle(request).await,
         Err(error) => error.into_response(),
     };
 
@@ -73,10 +85,10 @@ fn brought_id(headers: &HeaderMap) -> Option<RequestId> {
 }
 
 /// The name of the route in logs: never a path that a client wrote.
-fn route_name(request: &Request) -> String {
-    match request.extensions().get::<MatchedPath>() {
-        Some(matched) => matched.as_str().to_owned(),
-        None if handshake::is_upgrade(request.headers()) => "websocket".to_owned(),
-        None => "agent".to_owned(),
+fn route_name(matched: Option<&MatchedPath>, is_upgrade: bool) -> &str {
+    match matched {
+        Some(matched) => matched.as_str(),
+        None if is_upgrade => "websocket",
+        None => "agent",
     }
 }

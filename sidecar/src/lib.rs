@@ -38,6 +38,7 @@ pub mod random;
 pub mod readiness;
 pub mod respond;
 pub mod routes;
+pub mod sendfile;
 pub mod server;
 pub mod stall;
 pub mod state;

@@ -1,21 +1,24 @@
 //! Accepting connections and serving HTTP/1.1 on them.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request};
+use axum::response::Response;
+use futures_util::TryFutureExt;
 use http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use crate::error::ApiError;
+use crate::sendfile::stream::FileStream;
 use crate::stop::Stop;
 
 /// Connections of one listener at a time, sockets after an upgrade included. One user's browsers need tens; the
@@ -26,6 +29,10 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// For a request's head. Longer ones, a URL of 8 KiB and its headers, do not come from our edge. hyper also
 /// bounds the number of headers, at 100.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// One read of a body, if its client is fast; it begins with 8 KiB. Each read costs a call, and a thousand fast
+/// uploads hold as much each.
+const MAX_READ_BYTES: usize = 64 * 1024;
 
 /// From the moment at which a head is awaited to its end; so it also ends connections that are idle. Longer
 /// than the proxy in front keeps its own.
@@ -53,6 +60,17 @@ impl Slots {
     }
 }
 
+/// Whoever answers the requests of a listener: a router, or what stands before one.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
+{
+}
+
+impl<A> Answers for A where
+    A: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
+{
+}
+
 /// The connection that a request came by.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -71,7 +89,10 @@ impl<S: Sync> FromRequestParts<S> for Connection {
 }
 
 /// Accepts until `stop`, then returns at once; open connections finish what they are at and end by themselves.
-pub async fn serve(listener: TcpListener, app: Router, slots: Slots, mut stop: Stop) {
+pub async fn serve<A: Answers>(listener: TcpListener, app: A, slots: Slots, mut stop: Stop)
+where
+    A::Future: Send,
+{
     loop {
         let accepted = tokio::select! {
             biased;
@@ -99,19 +120,26 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Con
     }
 }
 
-async fn serve_connection(stream: TcpStream, connection: Connection, app: Router, mut stop: Stop) {
+async fn serve_connection<A: Answers>(stream: TcpStream, connection: Connection, app: A, mut stop: Stop)
+where
+    A::Future: Send,
+{
     // A reply of a chat is small and should not wait for the next one. Without it, it is slower, no more.
     let _slower = stream.set_nodelay(true);
+    let (stream, sender) = FileStream::new(stream);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
-        app.clone().oneshot(request)
+        request.extensions_mut().insert(sender.offer());
+        let sender = sender.clone();
+        app.clone().oneshot(request).map_ok(move |answer| answer.map(|body| sender.outgoing(body)))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_READ_BYTES)
+        .serve_connection(stream, service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {

@@ -19,6 +19,9 @@ const WORKER_BUILD: &str = "0.8.7";
 /// Native prebuilt runtimes for local models that clawdbot brings and that nothing here uses: 700 MB.
 const AGENT_BALLAST: [&str; 2] = ["@node-llama-cpp", "node-llama-cpp"];
 
+/// Version of the file server in Rust with which the sidecar is compared.
+const DUFS: &str = "0.47.0";
+
 /// How often a long step says that it still runs.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -37,6 +40,8 @@ pub enum Need {
     Browser,
     /// That, and put load on it.
     Bench,
+    /// Compare with other file servers; nothing of the above.
+    FileServers,
 }
 
 impl Tools {
@@ -121,6 +126,28 @@ impl Tools {
         PathBuf::from("/usr/bin/wrk")
     }
 
+    /// A file server to compare with: Debian's, unpacked and not installed, since its package would start it.
+    #[must_use]
+    pub fn nginx(&self) -> PathBuf {
+        self.unpacked("usr/sbin/nginx")
+    }
+
+    /// As [`Self::nginx`].
+    #[must_use]
+    pub fn caddy(&self) -> PathBuf {
+        self.unpacked("usr/bin/caddy")
+    }
+
+    /// A file server to compare with, from crates.io.
+    #[must_use]
+    pub fn dufs(&self) -> PathBuf {
+        self.dir().join("cargo/bin/dufs")
+    }
+
+    fn unpacked(&self, path: &str) -> PathBuf {
+        self.dir().join("debian").join(path)
+    }
+
     fn edge_module(&self, path: &str) -> PathBuf {
         self.edge_modules().join(path)
     }
@@ -136,6 +163,35 @@ impl Tools {
             File::create(self.dir().join("install.lock")).context("cannot create the installation lock")?;
         lock.lock().context("cannot lock the tool folder")?;
 
+        let steps = if need == Need::FileServers { self.file_servers() } else { self.system(need)? };
+        let mut missing = Vec::new();
+        for (title, step) in steps {
+            if !step.is_done(self)? {
+                missing.push((title, step));
+            }
+        }
+        let total = missing.len();
+        for (index, (title, step)) in missing.iter().enumerate() {
+            let number = index.saturating_add(1);
+            progress(&format!("installing {number} of {total}: {title}"));
+            step.run(self).with_context(|| format!("cannot install {title}"))?;
+        }
+        Ok(())
+    }
+
+    fn file_servers(&self) -> Vec<(String, Step)> {
+        vec![
+            ("wrk".into(), Step::Debian { package: "wrk", file: self.wrk() }),
+            ("nginx".into(), Step::Unpacked { package: "nginx", file: self.nginx() }),
+            ("Caddy".into(), Step::Unpacked { package: "caddy", file: self.caddy() }),
+            (
+                "dufs (compiles for some minutes)".into(),
+                Step::Cargo { name: "dufs", binary: self.dufs(), version: DUFS.into() },
+            ),
+        ]
+    }
+
+    fn system(&self, need: Need) -> Result<Vec<(String, Step)>> {
         let mut steps: Vec<(String, Step)> = vec![
             ("Rust's WASM target".into(), Step::WasmTarget),
             (
@@ -166,19 +222,7 @@ impl Tools {
         if need >= Need::Bench {
             steps.push(("wrk".into(), Step::Debian { package: "wrk", file: self.wrk() }));
         }
-        let mut missing = Vec::new();
-        for (title, step) in steps {
-            if !step.is_done(self)? {
-                missing.push((title, step));
-            }
-        }
-        let total = missing.len();
-        for (index, (title, step)) in missing.iter().enumerate() {
-            let number = index.saturating_add(1);
-            progress(&format!("installing {number} of {total}: {title}"));
-            step.run(self).with_context(|| format!("cannot install {title}"))?;
-        }
-        Ok(())
+        Ok(steps)
     }
 
     /// The version of `wasm-bindgen` in Cargo.lock.
@@ -215,6 +259,7 @@ enum Step {
     Npm(&'static str),
     Cargo { name: &'static str, binary: PathBuf, version: String },
     Debian { package: &'static str, file: PathBuf },
+    Unpacked { package: &'static str, file: PathBuf },
 }
 
 impl Step {
@@ -230,7 +275,7 @@ impl Step {
                 let out = Command::new(binary).arg("--version").output();
                 out.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(version.as_str()))
             }
-            Self::Debian { file, .. } => file.exists(),
+            Self::Debian { file, .. } | Self::Unpacked { file, .. } => file.exists(),
         })
     }
 
@@ -241,13 +286,18 @@ impl Step {
             Self::Cargo { name, version, .. } => {
                 let mut cargo = Command::new("cargo");
                 cargo.args(["install", "--force", "--root"]).arg(tools.dir().join("cargo"));
-                // Tools that run for seconds need no optimiser that runs for minutes.
-                cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "false");
                 cargo.env("CARGO_TARGET_DIR", tools.dir().join("cargo-target"));
+                if *name != "dufs" {
+                    // Tools that run for seconds need no optimiser that runs for minutes.
+                    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+                    cargo.env("CARGO_PROFILE_RELEASE_LTO", "false");
+                }
                 match *name {
                     // Without its own lock file, which pins versions that a mirror may not have, and without
                     // TLS, which only its test runner uses.
                     "wasm-bindgen-cli" => cargo.arg("--no-default-features"),
+                    // As it ships, but for TLS, of which nothing is measured.
+                    "dufs" => cargo.args(["--locked", "--no-default-features"]),
                     _ => cargo.arg("--locked"),
                 };
                 run(cargo.arg(format!("{name}@{version}")))
@@ -257,6 +307,15 @@ impl Step {
                 run(Command::new("apt-get").args(["update", "-qq"]).envs(env))?;
                 let install = ["install", "-y", "-qq", "--no-install-recommends", package];
                 run(Command::new("apt-get").args(install).envs(env))
+            }
+            Self::Unpacked { package, .. } => {
+                let dir = tools.unpacked("");
+                fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+                run(Command::new("apt-get").args(["update", "-qq"]))?;
+                run(Command::new("apt-get").args(["download", "-qq", package]).current_dir(&dir))?;
+                let unpack =
+                    r#"for deb in "$0"_*.deb; do dpkg-deb --extract "$deb" . && rm "$deb" || exit; done"#;
+                run(Command::new("sh").args(["-c", unpack, package]).current_dir(&dir))
             }
         }
     }

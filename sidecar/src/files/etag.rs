@@ -16,6 +16,13 @@ const MAX_CACHED: usize = 4096;
 /// kernel's clock for files ticks every 1 to 10 ms.
 const RACY_MS: u64 = 20;
 
+/// Whether a file of this version last changed so long before `now` that a change since would show.
+#[must_use]
+pub fn is_settled(version: &Version, now: UnixMillis) -> bool {
+    let settled = i128::from(now.0.saturating_sub(RACY_MS)) * 1_000_000;
+    version.ctime_ns.max(version.mtime_ns) < settled
+}
+
 /// 128 bits of BLAKE3 of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentHash([u8; 16]);
@@ -34,8 +41,13 @@ impl ContentHash {
     /// The tag of a file with this content.
     #[must_use]
     pub fn tag(&self) -> EntityTag {
-        let hex: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        EntityTag::strong(&format!("b3-{hex}"))
+        // Made for every read of a file, so without a formatter.
+        const PREFIX: &str = "b3-";
+        let mut opaque = String::with_capacity(PREFIX.len() + 2 * self.0.len());
+        opaque.push_str(PREFIX);
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        opaque.extend(digits.filter_map(|digit| char::from_digit(digit.into(), 16)));
+        EntityTag::strong(opaque)
     }
 
     fn from_hash(hash: &blake3::Hash) -> Self {
@@ -51,7 +63,7 @@ impl ContentHash {
 #[must_use]
 pub fn weak_tag(version: &Version) -> EntityTag {
     let Version { ino, size, mtime_ns, ctime_ns, .. } = version;
-    EntityTag::weak(&format!("{ino:x}-{size:x}-{mtime_ns:x}-{ctime_ns:x}"))
+    EntityTag::weak(format!("{ino:x}-{size:x}-{mtime_ns:x}-{ctime_ns:x}"))
 }
 
 /// What must be true of the file that a write replaces, checked at the moment of the replacement.
@@ -116,8 +128,7 @@ impl HashCache {
 
     /// Remembers a hash, unless the file is so young at `now` that it may yet change without a trace.
     pub fn put(&self, version: Version, hash: ContentHash, now: UnixMillis) {
-        let settled = i128::from(now.0.saturating_sub(RACY_MS)) * 1_000_000;
-        if version.ctime_ns.max(version.mtime_ns) < settled {
+        if is_settled(&version, now) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).put(version, hash);
         }
     }

@@ -33,6 +33,10 @@ pub(super) fn inherit(file: &File, target: &Target, old: Option<&Meta>) -> Resul
 fn copy_attributes(file: &File, target: &Target) {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let Ok(old) = openat(&target.parent, &target.name, flags, Mode::empty()) else { return };
+    // Hardly any file has some, and the buffers below are large.
+    if flistxattr(&old, &mut [0_u8; 256]) == Ok(0) {
+        return;
+    }
     let mut names = vec![0_u8; MAX_XATTR_BYTES];
     let Ok(length) = flistxattr(&old, names.as_mut_slice()) else { return };
     let mut value = vec![0_u8; MAX_XATTR_BYTES];

@@ -1,7 +1,7 @@
 //! Listing a folder in the legacy shape and order: folders first, then as the browser sorts.
 
 use std::cmp::Ordering;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Files;
-use super::collation::Order;
+use super::collation::{Key, Order};
 use super::error::{FileError, failed};
 use super::meta::{Kind, Meta, Timestamp};
 use super::path::{RESERVED_PREFIX, WorkspacePath};
@@ -102,11 +102,36 @@ impl Cursor {
     }
 }
 
-/// A name as it was found, not looked at yet.
+/// An entry as it was found.
 struct Found {
-    raw: OsString,
     name: String,
+    /// What it is called, if that is not UTF-8.
+    raw: Option<OsString>,
     is_dir: bool,
+    /// What the file system says of it, once it was asked. `None` within: it is gone.
+    meta: Option<Option<Meta>>,
+}
+
+impl Found {
+    fn raw(&self) -> &OsStr {
+        self.raw.as_deref().unwrap_or(self.name.as_ref())
+    }
+
+    fn look(&self, dir: impl AsFd) -> Result<Option<Meta>, FileError> {
+        match statat(dir, self.raw(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Meta::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(FileError::from_errno("stat", errno)),
+        }
+    }
+}
+
+/// What is sorted in the place of an entry: small, and mostly decided without a look at the name.
+#[derive(Clone, Copy)]
+struct Place {
+    is_dir: bool,
+    key: Key,
+    index: usize,
 }
 
 /// Lists `path`. Only what is on the page is looked at. Names of ours are left out. Blocks.
@@ -120,30 +145,54 @@ pub fn list(
     after: Option<&Cursor>,
 ) -> Result<Listing, FileError> {
     let dir = files.root.open_dir(path)?;
-    let order = Order::new();
-    let compare = |a: (bool, &str), b: (bool, &str)| b.0.cmp(&a.0).then_with(|| order.compare(a.1, b.1));
+    let order = Order::shared();
     let mut found = names(&dir)?;
     if let Some(cursor) = after {
-        found.retain(|f| compare((f.is_dir, &f.name), (cursor.is_dir, &cursor.name)) == Ordering::Greater);
+        let compare =
+            |f: &Found| cursor.is_dir.cmp(&f.is_dir).then_with(|| order.compare(&f.name, &cursor.name));
+        found.retain(|f| compare(f) == Ordering::Greater);
     }
-    found.sort_by(|a, b| compare((a.is_dir, &a.name), (b.is_dir, &b.name)).then_with(|| a.raw.cmp(&b.raw)));
-    let next = (found.len() > limit).then(|| found.get(limit.saturating_sub(1))).flatten();
+    if found.len() <= limit {
+        // In the order in which the folder has them: so the kernel finds them faster than in ours.
+        for f in &mut found {
+            f.meta = Some(f.look(&dir)?);
+        }
+    }
+    let mut places = sort(order, &found);
+    let next = (places.len() > limit).then(|| places.get(limit.saturating_sub(1))).flatten();
+    let next = next.and_then(|last| found.get(last.index));
     let next = next.map(|last| Cursor { is_dir: last.is_dir, name: last.name.clone() });
-    found.truncate(limit);
+    places.truncate(limit);
 
     let folder: std::sync::Arc<str> = path.to_string().into();
-    let mut entries = Vec::with_capacity(found.len());
-    for Found { raw, name, .. } in found {
-        let stat = match statat(&dir, &raw, AtFlags::SYMLINK_NOFOLLOW) {
-            // Gone since it was found.
-            Err(Errno::NOENT) => continue,
-            stat => stat.map_err(failed("stat"))?,
+    let mut entries = Vec::with_capacity(places.len());
+    for place in places {
+        let Some(f) = found.get_mut(place.index) else { continue };
+        let meta = match f.meta {
+            Some(meta) => meta,
+            None => f.look(&dir)?,
         };
-        let is_lossy = raw.to_str().is_none();
+        // Gone since it was found.
+        let Some(meta) = meta else { continue };
+        let (name, is_lossy) = (std::mem::take(&mut f.name), f.raw.is_some());
         let path = Below { folder: folder.clone(), name: name.clone() };
-        entries.push(entry(name, path, &Meta::of(&stat), is_lossy));
+        entries.push(entry(name, path, &meta, is_lossy));
     }
     Ok(Listing { entries, next })
+}
+
+fn sort(order: &Order, found: &[Found]) -> Vec<Place> {
+    let place = |(index, f): (usize, &Found)| Place { is_dir: f.is_dir, key: order.key(&f.name), index };
+    let mut places: Vec<Place> = found.iter().enumerate().map(place).collect();
+    places.sort_unstable_by(|a, b| {
+        b.is_dir.cmp(&a.is_dir).then_with(|| a.key.compare(b.key)).then_with(|| {
+            let (Some(a), Some(b)) = (found.get(a.index), found.get(b.index)) else {
+                return Ordering::Equal;
+            };
+            order.compare(&a.name, &b.name).then_with(|| a.raw().cmp(b.raw()))
+        })
+    });
+    places
 }
 
 fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
@@ -161,8 +210,14 @@ fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
             kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.st_mode));
         }
         let is_dir = kind == FileType::Directory;
-        let name = String::from_utf8_lossy(bytes).into_owned();
-        found.push(Found { raw: OsString::from_vec(bytes.to_vec()), name, is_dir });
+        let (name, raw) = match std::str::from_utf8(bytes) {
+            Ok(name) => (name.to_owned(), None),
+            Err(_) => {
+                let raw = OsString::from_vec(bytes.to_vec());
+                (String::from_utf8_lossy(bytes).into_owned(), Some(raw))
+            }
+        };
+        found.push(Found { name, raw, is_dir, meta: None });
     }
     Ok(found)
 }

@@ -17,12 +17,16 @@ use tokio::task::JoinHandle;
 
 use super::Files;
 use super::error::{FileError, failed, failed_io};
+use super::etag::is_settled;
 use super::meta::{Kind, Meta};
 use super::path::WorkspacePath;
 use super::read;
 use super::root::Mechanism;
+use crate::clock;
 use crate::http_semantics::digest::{Algorithm, Hasher};
 use crate::http_semantics::etag::EntityTag;
+use crate::sendfile;
+use crate::sendfile::body::HandOver;
 
 /// One read of a body. A thousand slow downloads hold one each; more would leave the processor's cache and be
 /// slower, not faster.
@@ -36,40 +40,55 @@ pub const MAX_EAGER_HASH_BYTES: u64 = 16 * 1024 * 1024;
 /// waiting for seconds, and it is a wish that we may decline.
 pub const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Less is sent from here as fast.
+const MIN_BULK_BYTES: u64 = 2 * CHUNK_BYTES as u64;
+
 /// A file that is open to be sent.
 #[derive(Debug)]
 pub struct Opened {
     pub file: Arc<File>,
     pub meta: Meta,
     pub etag: EntityTag,
+    /// All of it, if it was asked for, is short, and was in memory.
+    content: Option<Bytes>,
+}
+
+/// What an answer is going to need of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A tag, be it weak.
+    Tag,
+    /// A strong tag, whatever the size.
+    StrongTag,
+    /// A tag, then all of the content.
+    Content,
 }
 
 /// Opens a file to be sent. What is in the kernel's caches is opened on the spot; else the pool does it.
-/// `strong` asks for a strong tag, whatever the size.
 ///
 /// # Errors
 /// As [`super::root::Root::open_file`].
-pub async fn open(files: &Files, path: &WorkspacePath, strong: bool) -> Result<Opened, FileError> {
-    if let Some(opened) = open_cached(files, path) {
+pub async fn open(files: &Files, path: &WorkspacePath, wanted: Wanted) -> Result<Opened, FileError> {
+    if let Some(opened) = open_cached(files, path, wanted) {
         return Ok(opened);
     }
     let path = path.clone();
     files
         .run(move |files| {
             let (file, meta) = files.root.open_file(&path)?;
-            let etag = if strong || meta.size() <= MAX_EAGER_HASH_BYTES {
+            let etag = if wanted == Wanted::StrongTag || meta.size() <= MAX_EAGER_HASH_BYTES {
                 read::strong_etag(files, &file, &meta)?
             } else {
                 read::cheap_etag(files, &meta)
             };
-            Ok(Opened { file: file.into(), meta, etag })
+            Ok(Opened { file: file.into(), meta, etag, content: None })
         })
         .await
 }
 
 /// Never blocks: every call in here fails if it would have to wait for the disk. `None` for any reason at all;
 /// the pool then finds out which.
-fn open_cached(files: &Files, path: &WorkspacePath) -> Option<Opened> {
+fn open_cached(files: &Files, path: &WorkspacePath, wanted: Wanted) -> Option<Opened> {
     const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
         .union(ResolveFlags::NO_MAGICLINKS)
         .union(ResolveFlags::NO_XDEV)
@@ -83,11 +102,25 @@ fn open_cached(files: &Files, path: &WorkspacePath) -> Option<Opened> {
     let look =
         |fd: &OwnedFd| fstat(fd).ok().map(|stat| Meta::of(&stat)).filter(|meta| meta.kind == Kind::File);
     // As the root does it: to open a FIFO, even only to look, wakes its writer.
-    look(&open(OFlags::PATH)?)?;
+    let seen = look(&open(OFlags::PATH)?)?;
     let opened = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let began = clock::now();
+    let content = if wanted == Wanted::Content { read_short(&opened, seen.size()) } else { None };
     let meta = look(&opened)?;
+    // What is seen after the read is true of it, if it has been true for longer than the read took.
+    let is_whole = |bytes: &Bytes| bytes.len() as u64 == meta.size() && is_settled(&meta.version, began);
+    let content = content.filter(is_whole);
     let etag = files.hashes.get(&meta.version)?.tag();
-    Some(Opened { file: Arc::new(opened.into()), meta, etag })
+    Some(Opened { file: Arc::new(opened.into()), meta, etag, content })
+}
+
+/// Up to `size` bytes, if they are few and in memory.
+fn read_short(file: &OwnedFd, size: u64) -> Option<Bytes> {
+    let size = usize::try_from(size).ok().filter(|size| (1..=CHUNK_BYTES).contains(size))?;
+    let mut bytes = vec![0; size];
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
+    bytes.truncate(read);
+    Some(bytes.into())
 }
 
 /// The digest of `length` bytes from `start`, for a header. `None` if they are too many.
@@ -161,6 +194,33 @@ impl FileBody {
         };
         let left = parts.iter().map(length).fold(0, u64::saturating_add);
         Self { opened, parts, left, buffer: BytesMut::new(), pending: None }
+    }
+
+    /// As the body of an answer. On a connection that offers it, the kernel moves the bulk of a single long range;
+    /// the end of it is sent from here, after the last look at the file.
+    pub fn into_body(mut self, offer: Option<&sendfile::Offer>) -> axum::body::Body {
+        if let Some(content) = self.opened.content.take()
+            && matches!(self.parts.front(), Some(Part::Range { start: 0, length }) if *length == content.len() as u64)
+            && self.parts.len() == 1
+        {
+            return content.into();
+        }
+        let bulk = offer.and_then(|_| self.split_bulk());
+        let body = axum::body::Body::new(self);
+        match bulk {
+            Some(bulk) => axum::body::Body::new(HandOver::new(bulk, body)),
+            None => body,
+        }
+    }
+
+    fn split_bulk(&mut self) -> Option<sendfile::body::Range> {
+        let [Part::Range { start, length }] = self.parts.make_contiguous() else { return None };
+        let bulk = length.checked_sub(CHUNK_BYTES as u64).filter(|bulk| *bulk >= MIN_BULK_BYTES)?;
+        let range = sendfile::body::Range { file: self.opened.file.clone(), start: *start, length: bulk };
+        *start = start.saturating_add(bulk);
+        *length = CHUNK_BYTES as u64;
+        self.left = CHUNK_BYTES as u64;
+        Some(range)
     }
 
     /// Accounts for a chunk of the range at the front.

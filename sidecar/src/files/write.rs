@@ -7,7 +7,7 @@
 //! * Whatever goes wrong, the temporary file goes away; after a crash, at the next start ([`super::litter`]).
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 
 use bytes::{Bytes, BytesMut};
@@ -26,7 +26,11 @@ use crate::clock;
 use crate::http_semantics::etag::EntityTag;
 
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
-const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_BYTES: usize = 128 * 1024;
+
+/// Shorter pieces of a body are copied together. A piece keeps the whole buffer that it was read into, so that those
+/// of slow clients, which are short, would keep many times their bytes. Those of fast clients fill the buffer.
+const MIN_PIECE_BYTES: usize = 32 * 1024;
 
 /// A file in the making. Dropping it leaves no trace.
 #[derive(Debug)]
@@ -34,7 +38,10 @@ pub struct Draft {
     files: Files,
     /// Away only while the pool has it; lost with a request that is cut off just then.
     state: Option<State>,
-    batch: BytesMut,
+    /// What has come and is not written yet: whole pieces, then short ones that were copied together.
+    batch: Vec<Bytes>,
+    tail: BytesMut,
+    batched: usize,
     written: u64,
     max: u64,
 }
@@ -89,7 +96,8 @@ impl Draft {
         let temp = Temp::new(dir)?;
         let file = temp.create_file()?;
         let state = Some(State { file, temp, hasher: blake3::Hasher::new() });
-        Ok(Self { files: files.clone(), state, batch: BytesMut::new(), written: 0, max })
+        let (batch, tail) = (Vec::new(), BytesMut::new());
+        Ok(Self { files: files.clone(), state, batch, tail, batched: 0, written: 0, max })
     }
 
     /// Bytes taken so far.
@@ -107,22 +115,38 @@ impl Draft {
     ///
     /// # Errors
     /// More than `max` bytes, or the disk fails. The draft is of no use then.
-    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+    pub async fn push(&mut self, bytes: Bytes) -> Result<(), FileError> {
         let size = self.written.saturating_add(bytes.len() as u64);
         if size > self.max {
             return Err(FileError::TooLarge { size, max: self.max });
         }
         self.written = size;
-        self.batch.extend_from_slice(bytes);
-        if self.batch.len() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        self.batched = self.batched.saturating_add(bytes.len());
+        if bytes.len() < MIN_PIECE_BYTES {
+            self.tail.extend_from_slice(&bytes);
+        } else {
+            self.end_tail();
+            self.batch.push(bytes);
+        }
+        if self.batched >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.batch.push(self.tail.split().freeze());
+        }
     }
 
     async fn flush(&mut self) -> Result<(), FileError> {
+        self.end_tail();
+        self.batched = 0;
         let batch = std::mem::take(&mut self.batch);
         let mut state = self.state.take().ok_or(FileError::BodyAborted)?;
         let work = move || {
-            state.hasher.update(&batch);
-            state.file.write_all(&batch).map_err(failed_io("write"))?;
+            write_all(&state.file, &batch).map_err(failed_io("write"))?;
+            for bytes in &batch {
+                state.hasher.update(bytes);
+            }
             Ok(state)
         };
         self.state = Some(pool(work).await?);
@@ -139,13 +163,27 @@ impl Draft {
         make_parents: bool,
         expect: Expect,
     ) -> Result<Written, FileError> {
-        if !self.batch.is_empty() {
+        if self.batched > 0 {
             self.flush().await?;
         }
         let state = self.state.take().ok_or(FileError::BodyAborted)?;
         let path = path.clone();
         self.files.run(move |files| finish(files, state, &path, make_parents, &expect)).await
     }
+}
+
+fn write_all(mut file: &File, batch: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut rest, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes `bytes` to `path` as a [`Draft`] does, in one job. Blocks.
@@ -181,7 +219,7 @@ pub async fn stream<E>(
     let mut draft = Draft::at(files, path, true, max).await?;
     let mut content = std::pin::pin!(content);
     while let Some(bytes) = content.next().await {
-        draft.push(&bytes.map_err(|_| FileError::BodyAborted)?).await?;
+        draft.push(bytes.map_err(|_| FileError::BodyAborted)?).await?;
     }
     draft.commit(path, true, expect).await
 }
@@ -240,7 +278,13 @@ fn finish(
     expect: &Expect,
 ) -> Result<Written, FileError> {
     let State { file, temp, hasher } = state;
-    // The slow part comes before the lock.
+    // The slow part comes before the lock: the disk. What is inherited as well, for it needs the disk too.
+    let seen = {
+        let target = target(files, path, make_parents)?;
+        let old = target.metadata()?;
+        keep::inherit(&file, &target, old.as_ref())?;
+        (target.id, old)
+    };
     fsync(&file).map_err(failed("fsync"))?;
     let target = target(files, path, make_parents)?;
     let held = files.locks.hold(&[&target]);
@@ -249,8 +293,11 @@ fn finish(
         return Err(FileError::NotAFile);
     }
     let commit = judge(files, &target, old.as_ref(), expect)?;
-    keep::inherit(&file, &target, old.as_ref())?;
-    fsync(&file).map_err(failed("fsync"))?;
+    // Hardly ever: somebody else was faster.
+    if seen != (target.id, old) {
+        keep::inherit(&file, &target, old.as_ref())?;
+        fsync(&file).map_err(failed("fsync"))?;
+    }
     let left_behind = replace(&temp, &target, commit)?;
     drop(held);
     target.sync_parent()?;

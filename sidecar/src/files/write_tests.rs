@@ -54,7 +54,7 @@ fn a_replacement_has_a_new_inode_and_the_old_mode_and_attributes() {
     assert_eq!(written.etag, ContentHash::of(b"two").tag());
     assert_eq!(fs::read_to_string(&at).unwrap(), "two");
     assert_eq!(fs::read_to_string(dir.path().join("workspace/other")).unwrap(), "one");
-    assert_eq!(std::io::read_to_string(&old).unwrap(), "one");
+    assert_eq!(io::read_to_string(&old).unwrap(), "one");
     let (new, before) = (fs::metadata(&at).unwrap(), old.metadata().unwrap());
     assert_ne!(new.ino(), before.ino());
     assert_eq!(written.meta.version.ino, new.ino());
@@ -127,7 +127,7 @@ async fn what_ends_early_leaves_the_old_file_and_no_trace() {
     let big = vec![b'x'; 3 * BATCH_BYTES];
 
     let mut draft = Draft::at(&files, &path("a/f"), false, u64::MAX).await.unwrap();
-    draft.push(&big).await.unwrap();
+    draft.push(big.clone().into()).await.unwrap();
     assert_eq!(temps(&folder), 1);
     drop(draft);
     no_temps(&folder).await;

@@ -20,13 +20,15 @@ pub struct NotTags;
 impl EntityTag {
     /// A strong tag of our own making. What a tag cannot hold is left out.
     #[must_use]
-    pub fn strong(opaque: &str) -> Self {
-        Self { weak: false, opaque: opaque.bytes().filter(|&byte| is_etagc(byte)).collect() }
+    pub fn strong(opaque: impl Into<Vec<u8>>) -> Self {
+        let mut opaque = opaque.into();
+        opaque.retain(|&byte| is_etagc(byte));
+        Self { weak: false, opaque: opaque.into() }
     }
 
     /// As [`Self::strong`], but weak: good for caches, not for `If-Match`.
     #[must_use]
-    pub fn weak(opaque: &str) -> Self {
+    pub fn weak(opaque: impl Into<Vec<u8>>) -> Self {
         Self { weak: true, ..Self::strong(opaque) }
     }
 

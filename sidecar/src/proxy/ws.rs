@@ -18,6 +18,7 @@ use super::session::{Ended, Session};
 use super::{agent, headers};
 use crate::auth::Authenticated;
 use crate::error::ApiError;
+use crate::sendfile::stream::FileStream;
 use crate::server::Connection;
 use crate::state::App;
 
@@ -88,6 +89,12 @@ async fn take_over(client: OnUpgrade, agent: OnUpgrade) -> Option<(Session, Byte
 
 /// The socket below an upgraded connection, and what was already read from it.
 fn socket(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
+    // The client's first, then the agent's.
+    match upgraded.downcast::<FileStream>() {
+        Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+            Some((parts.io.into_inner(), parts.read_buf))
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod archive;
 mod body;
 mod chat;
 mod describe;
+pub mod direct;
 mod events;
 mod files;
 mod history;
@@ -58,7 +59,11 @@ fn table() -> Vec<Route> {
 }
 
 /// All routes, apart from any listener, so that tests can drive them.
-pub fn app(state: App) -> Router {
+pub fn app(state: App) -> direct::Routes {
+    direct::Routes::new(state.clone(), router(state))
+}
+
+fn router(state: App) -> Router {
     table()
         .into_iter()
         .fold(Router::new(), |router, route| route.mount(router))

@@ -17,11 +17,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::API_PREFIXES;
 use super::files::Removed;
-use super::preconditions::{OfHeaders, refused};
+use super::preconditions::refused;
 use crate::auth::Authenticated;
 use crate::clock;
 use crate::error::{ApiError, HttpError};
 use crate::files::error::FileError;
+use crate::files::etag::Expect;
 use crate::files::path::{VIRTUAL_ROOT, WorkspacePath};
 use crate::files::serve::{self, FileBody, Opened, Part};
 use crate::files::serve_remove::{self, What, Where};
@@ -38,12 +39,19 @@ use crate::state::App;
 /// The route below each of [`API_PREFIXES`].
 pub(super) const ROUTE: &str = "/files/raw/{*path}";
 
+/// Where the router is not asked, and how that route is called there: see [`super::direct`].
+pub(super) const DIRECT: &str = "/api/files/raw/";
+pub(super) const DIRECT_ROUTE: &str = "/api/files/raw/{*path}";
+
 /// What a file can be asked to do.
 pub(super) const ALLOW: &str = "GET,HEAD,PUT,DELETE";
 
 /// An upload of which nothing comes for so long is given up: its connection and its temporary file are bounded
 /// things. Slow is fine, silent is not.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
+
+/// Headers of most answers, so that their table does not grow step by step.
+const HEADERS: usize = 16;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -60,10 +68,11 @@ pub(super) struct Query {
 pub(super) async fn dispatch(
     State(app): State<App>,
     _auth: Authenticated,
-    OfHeaders(mut preconditions): OfHeaders,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
+    // Before the path is looked at.
+    let mut preconditions = Preconditions::parse(&parts.headers).map_err(HttpError::from)?;
     let path = path(parts.uri.path())?;
     let (query, required) = query(parts.uri.query().unwrap_or_default());
     preconditions.required |= required;
@@ -73,6 +82,15 @@ pub(super) async fn dispatch(
         Method::DELETE => delete(&app, &path, &preconditions, &query).await,
         _ => Err(HttpError::MethodNotAllowed(ALLOW).into()),
     }
+}
+
+/// As [`dispatch`], for a request that comes from the gate without the router.
+pub(super) async fn answer(app: App, mut request: Request) -> Response {
+    let answer = match request.extensions_mut().remove::<Authenticated>() {
+        Some(auth) => dispatch(State(app), auth, request).await,
+        None => Err(ApiError::NoTicket),
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// The path behind the route's own part. Not axum's, which is decoded already: the difference between `/` and
@@ -110,11 +128,17 @@ pub(super) async fn get(
     let strong = [header::RANGE, header::IF_RANGE, header::IF_MATCH, header::IF_NONE_MATCH]
         .iter()
         .any(|name| headers.contains_key(name));
-    let opened = serve::open(&app.files, path, strong).await?;
+    let wanted = match (strong, is_head) {
+        (true, _) => serve::Wanted::StrongTag,
+        (false, true) => serve::Wanted::Tag,
+        (false, false) => serve::Wanted::Content,
+    };
+    let opened = serve::open(&app.files, path, wanted).await?;
     let size = opened.meta.size();
     let validators = serve_upload::validators(&opened.etag, &opened.meta);
 
     let mut answer = Response::new(Body::empty());
+    answer.headers_mut().reserve(HEADERS);
     let name = path.name().unwrap_or_default();
     describe(answer.headers_mut(), &validators, name, query);
     match preconditions.evaluate(Access::Read, Some(&validators)) {
@@ -157,7 +181,7 @@ pub(super) async fn get(
         Selection::Unsatisfiable => return Err(HttpError::RangeNotSatisfiable { size }.into()),
     };
     if !is_head {
-        *answer.body_mut() = Body::new(content);
+        *answer.body_mut() = content.into_body(request.extensions.get());
     }
     Ok(answer)
 }
@@ -257,7 +281,7 @@ async fn put(
     let mut frames = body.into_data_stream();
     while let Some(bytes) = next_frame(&mut frames).await? {
         hashers.iter_mut().for_each(|hasher| hasher.update(&bytes));
-        draft.push(&bytes).await?;
+        draft.push(bytes).await?;
     }
     for (hasher, expected) in hashers.iter().zip(&expected) {
         if let Some(expected) = expected {
@@ -274,7 +298,11 @@ async fn expectation(
     app: &App,
     path: &WorkspacePath,
     preconditions: &Preconditions,
-) -> Result<crate::files::etag::Expect, ApiError> {
+) -> Result<Expect, ApiError> {
+    // Nothing to judge, so nothing to look at.
+    if *preconditions == Preconditions::default() {
+        return Ok(Expect::Anything);
+    }
     let (path, preconditions) = (path.clone(), preconditions.clone());
     let expect = app.files.run(move |files| serve_upload::expect(files, &path, &[preconditions])).await?;
     expect.map_err(refused)

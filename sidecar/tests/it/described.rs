@@ -118,7 +118,8 @@ async fn what_is_served_is_what_is_checked_in() {
 async fn methods_are_those_of_the_description() {
     let (sidecar, _gateway) = Sidecar::start_quiet().await;
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
-        let target = path.replace("{path}", "none").replace("{id}", "none");
+        // With a cursor that is none: else the stream of events would begin, which has no end.
+        let target = path.replace("{path}", "none").replace("{id}", "none") + "?cursor=none";
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let asked = method.to_lowercase();
             let described = item.get(&asked).is_some() || asked == "head" && item.get("get").is_some();

@@ -28,6 +28,7 @@ mod page;
 mod race;
 mod raw;
 mod search;
+mod sendfile;
 mod slow;
 mod socket;
 mod tus;

@@ -184,7 +184,7 @@ async fn put_on_machine(edge: &Edge, user: &str) -> Result<()> {
 async fn us_per_request(tools: &Tools, edge: &Edge, url: &str) -> Result<f64> {
     let pid = edge.process().pid();
     let before = cpu::nanoseconds(pid)?;
-    let load = wrk::load(tools, url, CONNECTIONS, SECONDS).await?;
+    let load = wrk::load(tools, url, &[], CONNECTIONS, SECONDS).await?;
     let spent = cpu::nanoseconds(pid)?.saturating_sub(before);
     #[expect(clippy::cast_precision_loss, reason = "seconds of nanoseconds are far below 2^52")]
     Ok(spent as f64 / 1000.0 / load.requests as f64)

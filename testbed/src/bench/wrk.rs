@@ -14,12 +14,20 @@ pub struct Load {
     pub requests: u64,
 }
 
-/// Sends GET requests for `url` over `connections` for `seconds`, each as soon as the one before is answered.
+/// Sends GET requests for `url`, with `headers` as in `name: value`, over `connections` for `seconds`, each as soon
+/// as the one before is answered.
 ///
 /// # Errors
 /// When any answer was an error: a fast refusal must not pass for speed.
-pub async fn load(tools: &Tools, url: &str, connections: u32, seconds: u32) -> Result<Load> {
+pub async fn load(
+    tools: &Tools,
+    url: &str,
+    headers: &[String],
+    connections: u32,
+    seconds: u32,
+) -> Result<Load> {
     let output = Command::new(tools.wrk())
+        .args(headers.iter().flat_map(|header| ["-H", header]))
         .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
         .stdin(Stdio::null())
         .kill_on_drop(true)

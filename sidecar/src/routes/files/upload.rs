@@ -107,7 +107,7 @@ async fn receive(app: &App, mut field: Field<'_>) -> Result<Incoming, ApiError> 
             draft = None;
         }
         if let Some(draft) = &mut draft {
-            draft.push(&bytes).await.map_err(Action::Upload.failed())?;
+            draft.push(bytes).await.map_err(Action::Upload.failed())?;
         }
     }
     let draft = draft.ok_or_else(|| too_large(size))?;

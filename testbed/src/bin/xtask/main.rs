@@ -81,9 +81,9 @@ enum Command {
     /// Measure.
     Bench {
         name: bench::Name,
-        /// Pairs of runs for each figure.
-        #[arg(long, default_value_t = testbed::bench::edge::ROUNDS, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
-        rounds: usize,
+        /// Rounds for each figure, in which the parties take turns; 7 for `edge`, 5 for `files` if absent.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
+        rounds: Option<usize>,
         /// One JSON object in place of the table.
         #[arg(long)]
         json: bool,
@@ -132,15 +132,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
         Command::Bench { name, rounds, json } => {
-            tools.install(Need::Bench)?;
-            edge_build::build(&tools)?;
             bench::run(&tools, name, rounds, json)?;
         }
         Command::Build => {
             tools.install(Need::System)?;
             edge_build::build(&tools)?;
         }
-        Command::Install => tools.install(Need::Bench)?,
+        Command::Install => {
+            tools.install(Need::Bench)?;
+            tools.install(Need::FileServers)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
