@@ -97,6 +97,7 @@ fn trap_08_and_09_one_process_whose_state_lies_on_the_volume() {
         "CLAWDBOT_NO_RESPAWN",
         "CLAWDBOT_STATE_DIR",
         "HOME",
+        "JITI_TRY_NATIVE",
         "LANG",
         "NO_COLOR",
         "NPM_CONFIG_CACHE",
