@@ -76,7 +76,8 @@ impl Machine {
         self.sessions().join(format!("{SESSION}.jsonl"))
     }
 
-    /// A conversation of one question and one answer, whose transcript is named by `file`.
+    /// A conversation of one question and one answer, whose transcript is named by `file`. It is of another day: by
+    /// the agent's own default the next message would begin a new one (trap 6).
     fn lay_conversation(&self, file: &Path) {
         fs::create_dir_all(self.sessions()).unwrap();
         fs::write(self.transcript(), conversation()).unwrap();
@@ -185,7 +186,7 @@ fn read_transcript(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn trap_01_a_transcript_that_is_named_where_it_used_to_be() {
+async fn trap_01_and_06_an_old_transcript_that_is_named_where_it_used_to_be() {
     let model = ModelStub::start(0).await.unwrap();
     let machine = Machine::new(&model_env(&model));
     // The old place still exists, as an image's own file system does until the next deployment.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 const INCLUDE: &str = "$include";
 
 /// Keys from the top to the value. No key is ever split: names of models hold dots.
-pub type KeyPath = Vec<String>;
+pub(super) type KeyPath = Vec<String>;
 
 /// What we want of one value.
 #[derive(Debug, Clone, PartialEq)]
