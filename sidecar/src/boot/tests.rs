@@ -123,7 +123,7 @@ fn refusals_say_whose_fault_it_is_in_one_sentence() {
     let bed = Bed::new();
     bed.prepare().unwrap();
     let mut other = Bed::new();
-    other.settings.data_dir = bed.settings.data_dir.clone();
+    other.settings.data_dir = bed.settings.data_dir;
     other.settings.user = "user_b".parse().unwrap();
     check(&other, Fault::Data);
 
