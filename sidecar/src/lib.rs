@@ -22,8 +22,10 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent;
 pub mod agent_rpc;
 pub mod auth;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod epoch;

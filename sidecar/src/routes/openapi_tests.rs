@@ -142,7 +142,7 @@ fn app() -> (tempfile::TempDir, axum::Router) {
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
     let app = App::new(config, arbiter, files, uploads.into(), readiness, stop);
-    (dir, crate::routes::app(app))
+    (dir, super::super::router(app))
 }
 
 /// axum does not list its routes, but it prints them.

@@ -1,0 +1,3 @@
+//! The agent as a process: what to start it with.
+
+pub mod command;
