@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,6 +26,7 @@ use sidecar::epoch::Arbiter;
 use sidecar::files::Files;
 use sidecar::files::root::{Mechanism, Root};
 use sidecar::files::serve_tus::Uploads;
+use sidecar::routes::direct::Routes;
 use sidecar::state::App;
 use sidecar::{readiness, routes, stop};
 use tower::ServiceExt;
@@ -87,7 +87,7 @@ const VERBS: [&str; 23] = [
 ];
 
 /// The sidecar's routes over `dir/data`, by a mechanism of the test's choice.
-fn routes_over(data: &Path, mechanism: Mechanism) -> (Router, stop::Stopper) {
+fn routes_over(data: &Path, mechanism: Mechanism) -> (Routes, stop::Stopper) {
     let key = key_of(USER, GENERATION).expose();
     let generation = GENERATION.to_string();
     let config = Config::from_lookup(|name| match name {
@@ -117,7 +117,7 @@ struct Answer {
 
 /// One client's requests.
 struct Client {
-    routes: Router,
+    routes: Routes,
     dice: Dice,
     /// How often each verb has succeeded.
     done: BTreeMap<&'static str, usize>,

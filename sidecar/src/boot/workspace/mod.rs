@@ -18,10 +18,11 @@ use serde::Serialize;
 use super::durable::{self, PRIVATE_FILE};
 use crate::files::Files;
 use crate::files::error::FileError;
-use crate::files::etag::{ContentHash, ETag, Expect};
+use crate::files::etag::{ContentHash, Expect};
 use crate::files::meta::Kind;
 use crate::files::path::{TRASH_DIR, VIRTUAL_ROOT, WorkspacePath};
 use crate::files::{read, write};
+use crate::http_semantics::etag::EntityTag;
 use plan::{Action, BESIDE_SUFFIX, Content, Installed, Offer, OnDisk, Why};
 
 const RECORD_FILE: &str = "workspace.json";
@@ -163,7 +164,7 @@ fn perform(files: &Files, image: &Path, path: &str, action: Action) -> io::Resul
 }
 
 fn is(content: &Content) -> Expect {
-    ETag::parse(&content.0).map_or(Expect::Absent, |tag| Expect::OneOf(vec![tag]))
+    EntityTag::parse(content.0.as_bytes()).map_or(Expect::Absent, |tag| Expect::OneOf(vec![tag]))
 }
 
 fn workspace_path(path: &str) -> Option<WorkspacePath> {
@@ -184,7 +185,7 @@ fn look(files: &Files, path: &str) -> OnDisk {
 }
 
 fn content_of(bytes: &[u8]) -> Content {
-    Content(ETag::strong(ContentHash::of(bytes)).to_string())
+    Content(ContentHash::of(bytes).tag().to_string())
 }
 
 fn is_empty(workspace: &Path) -> io::Result<bool> {
