@@ -12,6 +12,7 @@ use shared::id::RequestId;
 use shared::ticket::TicketError;
 use shared::wire::{ErrorBody, REFUSAL_HEADER, Refusal};
 
+use crate::agent::supervision::{NoRestart, RESTART_INTERVAL};
 use crate::agent_rpc::{MAX_FRAME_BYTES, RpcError};
 use crate::files::error::FileError;
 use crate::files::path::PathError;
@@ -77,6 +78,18 @@ pub enum ApiError {
     Http(#[from] HttpError),
     #[error("the agent does not answer: {0}")]
     Agent(#[source] Arc<AgentError>),
+    #[error("the machine is about to stop")]
+    Draining,
+    #[error("the agent is not ours to start or to read")]
+    AgentElsewhere,
+    #[error("the agent is stopping or restarting")]
+    AgentStopping,
+    #[error("a restart was asked for less than {} s ago", RESTART_INTERVAL.as_secs())]
+    RestartTooSoon { retry_after_seconds: u64 },
+    #[error("tail is no number of lines")]
+    BadTail,
+    #[error("too many clients follow the log")]
+    TooManyFollowers,
 }
 
 /// What a route was doing with files: the legacy contract words its failures by that.
@@ -225,6 +238,18 @@ pub enum HttpError {
     Format,
     #[error("too many archives are being made")]
     Busy,
+}
+
+impl From<NoRestart> for ApiError {
+    fn from(refusal: NoRestart) -> Self {
+        match refusal {
+            NoRestart::Stopping => Self::AgentStopping,
+            // Rounded up: who comes at that time is not refused again.
+            NoRestart::TooSoon { retry_after } => {
+                Self::RestartTooSoon { retry_after_seconds: retry_after.as_secs().saturating_add(1) }
+            }
+        }
+    }
 }
 
 impl From<AgentError> for ApiError {
@@ -388,6 +413,22 @@ impl ApiError {
             Self::Agent(_) => Look {
                 header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
                 ..look(StatusCode::SERVICE_UNAVAILABLE, "agent_unavailable", "Agent unavailable")
+            },
+            // As long as a machine needs to be there again.
+            Self::Draining => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("10"))),
+                ..look(StatusCode::SERVICE_UNAVAILABLE, "draining", "The machine is restarting")
+            },
+            Self::AgentElsewhere => look(StatusCode::CONFLICT, "agent_elsewhere", "Not supervised here"),
+            Self::AgentStopping => look(StatusCode::CONFLICT, "agent_stopping", "The agent is stopping"),
+            Self::RestartTooSoon { retry_after_seconds } => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds))),
+                ..look(StatusCode::TOO_MANY_REQUESTS, "restart_too_soon", "Too many restarts")
+            },
+            Self::BadTail => look(StatusCode::BAD_REQUEST, "bad_tail", "Invalid tail"),
+            Self::TooManyFollowers => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("10"))),
+                ..look(StatusCode::SERVICE_UNAVAILABLE, "too_many_followers", "Too many followers")
             },
         }
     }

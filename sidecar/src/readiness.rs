@@ -33,7 +33,8 @@ const GIVE_UP: Duration = Duration::from_secs(180);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// On loopback a refusal costs next to nothing, and a pause here is one before the machine is ready.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Every client gets every event, and a single one was seen to have 922 KB. A history, which we do not ask for,
 /// has 6 MB.
@@ -57,7 +58,7 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Nothing,
-    Alive(Instant),
+    Alive { connected: Instant, heard: Instant },
     Lost(&'static str),
 }
 
@@ -80,11 +81,20 @@ impl Watch {
         let seen = *self.0.borrow();
         let answer = judge(seen, Instant::now());
         let health = match seen {
-            Seen::Alive(_) if answer.ready => Health::Running,
-            Seen::Alive(_) => Health::NotResponding,
+            Seen::Alive { .. } if answer.ready => Health::Running,
+            Seen::Alive { .. } => Health::NotResponding,
             Seen::Nothing | Seen::Lost(_) => Health::NotRunning,
         };
         (health, answer)
+    }
+
+    /// Returns once a connection is there that was opened after `then`: the process that listens now answers.
+    /// Never returns if no further one will be opened.
+    pub async fn connected_after(&mut self, then: Instant) {
+        let new = |seen: &Seen| matches!(seen, Seen::Alive { connected, .. } if *connected > then);
+        if self.0.wait_for(new).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -100,10 +110,10 @@ fn judge(seen: Seen, now: Instant) -> Answer {
     match seen {
         Seen::Nothing => Answer { ready: false, reason: "the agent has not answered yet" },
         Seen::Lost(reason) => Answer { ready: false, reason },
-        Seen::Alive(at) if now.saturating_duration_since(at) <= SIGN_OF_LIFE => {
+        Seen::Alive { heard, .. } if now.saturating_duration_since(heard) <= SIGN_OF_LIFE => {
             Answer { ready: true, reason: "the agent answers" }
         }
-        Seen::Alive(_) => Answer { ready: false, reason: "the agent has been silent for more than 45 s" },
+        Seen::Alive { .. } => Answer { ready: false, reason: "the agent has been silent for more than 45 s" },
     }
 }
 
@@ -125,7 +135,7 @@ async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
     loop {
         let reason = connection(&agent, &seen).await;
         let before = seen.send_replace(Seen::Lost(reason));
-        if matches!(before, Seen::Alive(_)) {
+        if matches!(before, Seen::Alive { .. }) {
             pause = BACKOFF_MIN;
         }
         if before != Seen::Lost(reason) {
@@ -138,6 +148,8 @@ async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
 
 /// Opens one connection and follows it; returns why it is over.
 async fn connection(agent: &Agent, seen: &watch::Sender<Seen>) -> &'static str {
+    // Before the handshake: what it reaches was there by then.
+    let connected = Instant::now();
     let mut socket = match timeout(HANDSHAKE_TIMEOUT, handshake(agent)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(reason)) => return reason,
@@ -145,7 +157,7 @@ async fn connection(agent: &Agent, seen: &watch::Sender<Seen>) -> &'static str {
     };
     tracing::info!("agent ready");
     loop {
-        seen.send_replace(Seen::Alive(Instant::now()));
+        seen.send_replace(Seen::Alive { connected, heard: Instant::now() });
         match timeout(GIVE_UP, socket.next()).await {
             // Whatever it is: the agent's thread has come round to it.
             Ok(Some(Ok(_))) => {}
@@ -215,12 +227,13 @@ mod tests {
     #[test]
     fn answers() {
         let then = Instant::now();
+        let alive = Seen::Alive { connected: then, heard: then };
         let rows = [
             (Seen::Nothing, 0, false),
             (Seen::Lost("x"), 0, false),
-            (Seen::Alive(then), 0, true),
-            (Seen::Alive(then), 45, true),
-            (Seen::Alive(then), 46, false),
+            (alive, 0, true),
+            (alive, 45, true),
+            (alive, 46, false),
         ];
         for (seen, after, ready) in rows {
             assert_eq!(judge(seen, then + Duration::from_secs(after)).ready, ready, "{seen:?} {after}");

@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::agent::supervisor::Handle;
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
 use crate::files::serve_archive::MAX_ARCHIVES;
 use crate::files::serve_tus::Uploads;
 use crate::logging;
+use crate::metrics::Metrics;
 use crate::proxy::connect::ConnectPolicy;
 use crate::readiness::Watch;
+use crate::routes::MAX_FOLLOWERS;
 use crate::stop::Stop;
+use crate::writes::Writes;
 
 /// A cheap handle; clones share one state.
 #[derive(Debug, Clone)]
@@ -44,6 +48,13 @@ pub struct Inner {
     pub readiness: Watch,
     /// For tasks that outlive their request.
     pub stop: Stop,
+    /// Keeps the agent alive; `None` if another does.
+    pub supervisor: Option<Handle>,
+    pub metrics: Metrics,
+    /// Writes under way.
+    pub writes: Writes,
+    /// Places for clients that follow the agent's log.
+    pub followers: Arc<Semaphore>,
 }
 
 impl App {
@@ -56,6 +67,8 @@ impl App {
         uploads: Arc<Uploads>,
         readiness: Watch,
         stop: Stop,
+        supervisor: Option<Handle>,
+        metrics: Metrics,
     ) -> Self {
         let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
@@ -73,7 +86,11 @@ impl App {
             workspace_dir,
             connect,
             readiness,
+            writes: Writes::new(stop.clone()),
             stop,
+            supervisor,
+            metrics,
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }))
     }
 }

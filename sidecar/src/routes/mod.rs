@@ -1,6 +1,8 @@
 //! The public port's route table. Everything in it lies behind the [`gate`].
 
 mod agent;
+mod agent_logs;
+mod agent_restart;
 mod archive;
 mod body;
 mod chat;
@@ -11,6 +13,8 @@ mod raw;
 mod reset;
 mod status;
 mod tus;
+
+pub use agent_logs::MAX_FOLLOWERS;
 
 use axum::routing::{any, get, post};
 use axum::{Router, middleware};
@@ -33,6 +37,8 @@ pub fn app(state: App) -> Router {
             .route(&format!("{prefix}/chat/send"), post(chat::send))
             .route(&format!("{prefix}/reset-workspace"), post(reset::post))
             .route(&format!("{prefix}/status"), get(status::get))
+            .route(&format!("{prefix}/agent/logs"), get(agent_logs::get))
+            .route(&format!("{prefix}/agent/restart"), post(agent_restart::post))
             .route(&format!("{prefix}{}", raw::ROUTE), any(raw::dispatch))
             .route(&format!("{prefix}/files/archive"), get(archive::get));
         router = files::mount(router, prefix);

@@ -96,6 +96,7 @@ pub(crate) fn command(data: &std::path::Path, agent: SocketAddr) -> Command {
         .env("AUTOMNA_LISTEN", "127.0.0.1:0")
         .env("AUTOMNA_ADMIN_LISTEN", "127.0.0.1:0")
         .env("AUTOMNA_AGENT_ADDR", agent.to_string())
+        .env("AUTOMNA_AGENT", "external")
         .env("RUST_LOG", "debug")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
