@@ -5,6 +5,7 @@
 //! itself; that is the sign.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::secret::Secret;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -64,13 +65,16 @@ enum Seen {
 
 /// Looks at the kept connection. Clones look at the same one.
 #[derive(Debug, Clone)]
-pub struct Watch(watch::Receiver<Seen>);
+pub struct Watch {
+    seen: watch::Receiver<Seen>,
+    anew: Arc<Notify>,
+}
 
 impl Watch {
     /// Whether the agent can serve now, and why not.
     #[must_use]
     pub fn now(&self) -> Answer {
-        judge(*self.0.borrow(), Instant::now())
+        judge(*self.seen.borrow(), Instant::now())
     }
 }
 
@@ -78,7 +82,7 @@ impl Watch {
     /// The same, for whoever wants to know which kind of trouble it is.
     #[must_use]
     pub fn look(&self) -> (Health, Answer) {
-        let seen = *self.0.borrow();
+        let seen = *self.seen.borrow();
         let answer = judge(seen, Instant::now());
         let health = match seen {
             Seen::Alive { .. } if answer.ready => Health::Running,
@@ -88,11 +92,16 @@ impl Watch {
         (health, answer)
     }
 
+    /// The agent has just been started: whatever is known is about another process, and it is asked anew at once.
+    pub fn begin_anew(&self) {
+        self.anew.notify_one();
+    }
+
     /// Returns once a connection is there that was opened after `then`: the process that listens now answers.
     /// Never returns if no further one will be opened.
     pub async fn connected_after(&mut self, then: Instant) {
         let new = |seen: &Seen| matches!(seen, Seen::Alive { connected, .. } if *connected > then);
-        if self.0.wait_for(new).await.is_err() {
+        if self.seen.wait_for(new).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -121,19 +130,28 @@ fn judge(seen: Seen, now: Instant) -> Answer {
 #[must_use]
 pub fn keep(agent: Agent, mut stop: Stop) -> Watch {
     let (seen, watch) = watch::channel(Seen::Nothing);
+    let anew = Arc::new(Notify::new());
+    let watch = Watch { seen: watch, anew: anew.clone() };
     tokio::spawn(async move {
         tokio::select! {
-            () = attend(agent, seen) => {}
+            () = attend(agent, seen, &anew) => {}
             () = stop.requested() => {}
         }
     });
-    Watch(watch)
+    watch
 }
 
-async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
+async fn attend(agent: Agent, seen: watch::Sender<Seen>, anew: &Notify) {
     let mut pause = BACKOFF_MIN;
     loop {
-        let reason = connection(&agent, &seen).await;
+        let reason = tokio::select! {
+            reason = connection(&agent, &seen) => reason,
+            () = anew.notified() => {
+                seen.send_replace(Seen::Lost("the agent has just been started"));
+                pause = BACKOFF_MIN;
+                continue;
+            }
+        };
         let before = seen.send_replace(Seen::Lost(reason));
         if matches!(before, Seen::Alive { .. }) {
             pause = BACKOFF_MIN;

@@ -105,11 +105,11 @@ mod tests {
         ) {
             let line = format!("{before}{secret}{after}");
             let redactor = redactor(&[&secret]);
-            let clean = redactor.clean(line.as_bytes(), false);
-            prop_assert!(memmem::find(&clean, secret.as_bytes()).is_none());
+            let whole = redactor.clean(line.as_bytes(), false);
+            prop_assert!(memmem::find(&whole, secret.as_bytes()).is_none());
             let cut = &line.as_bytes()[..keep.min(line.len())];
-            let clean = redactor.clean(cut, true);
-            prop_assert_eq!(begun(&clean, secret.as_bytes()), 0);
+            // What the cut shows is what the whole line shows there: nothing of a secret, begun or not.
+            prop_assert!(whole.starts_with(&redactor.clean(cut, true)));
         }
     }
 }

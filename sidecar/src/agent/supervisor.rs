@@ -242,6 +242,7 @@ impl Keeper {
             config: Fingerprint::of(&self.settings.config_file),
         };
         let attempt = self.supervision.starts();
+        self.readiness.begin_anew();
         match process::spawn(&self.settings.command) {
             Ok(mut process) => {
                 tracing::info!(pid = process.pid.as_raw_nonzero(), attempt, "agent started");

@@ -17,7 +17,7 @@ use shared::secret::Secret;
 use shared::ticket::{self, Claims};
 use shared::time::UnixSeconds;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -130,8 +130,29 @@ impl Sidecar {
         Self::with_log(data, agent, "debug").await
     }
 
+    /// A sidecar that runs the shell script as its agent, and takes `agent` for where that listens.
+    pub(crate) async fn supervising(script: &str, agent: SocketAddr) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (path, state) = (data.path().join("agent.sh"), data.path().join("clawdbot"));
+        std::fs::write(&path, script).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(state.join("clawdbot.json"), "{}").unwrap();
+        let mut command = command(data.path(), agent);
+        command
+            .env("AUTOMNA_AGENT", "supervised")
+            .env("AUTOMNA_AGENT_NODE", "/bin/sh")
+            .env("AUTOMNA_AGENT_ENTRY", path);
+        Self::spawn(command, data, agent).await
+    }
+
     async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
-        let mut child = command(data.path(), agent).env("RUST_LOG", filter).spawn().unwrap();
+        let mut command = command(data.path(), agent);
+        command.env("RUST_LOG", filter);
+        Self::spawn(command, data, agent).await
+    }
+
+    async fn spawn(mut command: Command, data: TempDir, agent: SocketAddr) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let listening = loop {
             let line = tokio::time::timeout(LIMIT, log.next_line()).await.unwrap().unwrap();
@@ -179,6 +200,30 @@ impl Sidecar {
     /// Starts it again, after [`Self::kill`], on the same volume. Quiet, as [`Self::start_quiet`].
     pub(crate) async fn again(self) -> Self {
         Self::with_log(self.data, self.agent, "info,sidecar::gate=off").await
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// The volume.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    /// An answer that stays open, from its head on.
+    pub(crate) async fn stream(&self, target: &str) -> Reading {
+        let ticket = Ticket::of_epoch(1).issue();
+        let mut stream = TcpStream::connect(self.public).await.unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nhost: x\r\nx-automna-ticket: {ticket}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut reading = Reading { stream, chunk: String::new() };
+        reading.until("\r\n\r\n").await;
+        let (head, rest) = reading.chunk.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        reading.chunk = rest.to_owned();
+        reading
     }
 
     pub(crate) fn epoch_file(&self) -> PathBuf {
@@ -250,6 +295,34 @@ impl Sidecar {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         client_async(request, TcpStream::connect(self.public).await.unwrap()).await
+    }
+}
+
+/// An answer that is read as it comes, with the marks of its chunks.
+pub(crate) struct Reading {
+    stream: TcpStream,
+    chunk: String,
+}
+
+impl Reading {
+    /// Reads until `text` has come; returns all so far, without chunk marks.
+    pub(crate) async fn until(&mut self, text: &str) -> String {
+        while !self.chunk.contains(text) {
+            assert!(self.more().await, "the answer has ended before {text:?}: {}", self.chunk);
+        }
+        let lines = self.chunk.split_inclusive('\n');
+        lines.filter(|line| !line.ends_with("\r\n")).collect()
+    }
+
+    pub(crate) async fn until_end(&mut self) {
+        while self.more().await {}
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(LIMIT, self.stream.read(&mut buffer)).await.unwrap().unwrap_or(0);
+        self.chunk.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        read > 0
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
 )]
 
+mod agent_process;
 mod archive;
 mod chat;
 mod files;
