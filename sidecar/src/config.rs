@@ -16,18 +16,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub agent: SocketAddr,
-    pub agent_is: AgentIs,
     pub client_scopes: Vec<String>,
     pub log_filter: Option<String>,
-}
-
-/// Who starts the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AgentIs {
-    /// The sidecar does, and keeps it alive.
-    Supervised,
-    /// It runs already, as in tests.
-    External,
 }
 
 /// Whose machine this is. Tickets for anybody else are refused.
@@ -76,8 +66,6 @@ const ADMIN_LISTEN: Variable = Variable {
 };
 const AGENT: Variable =
     Variable { name: "AUTOMNA_AGENT_ADDR", hint: "it is the agent's address, as in 127.0.0.1:18789" };
-const AGENT_IS: Variable =
-    Variable { name: "AUTOMNA_AGENT", hint: "it says who starts the agent: supervised or external" };
 const SCOPES: Variable = Variable {
     name: "AUTOMNA_CLIENT_SCOPES",
     hint: "it is a list of scopes, separated by commas, as in operator.read,operator.write",
@@ -141,13 +129,6 @@ impl Config {
         // Where clawdbot listens.
         let agent = address(&AGENT, get(&AGENT), ([127, 0, 0, 1], 18789))?;
 
-        // Who starts it. A machine's sidecar does; tests can have it elsewhere.
-        let agent_is = match get(&AGENT_IS).as_deref() {
-            None | Some("supervised") => AgentIs::Supervised,
-            Some("external") => AgentIs::External,
-            Some(_) => return Err(AGENT_IS.invalid()),
-        };
-
         // What a browser may do at most. The agent reads an empty list as "everything", so it cannot be empty.
         let client_scopes = get(&SCOPES).unwrap_or_else(|| "operator.read,operator.write".to_owned());
         let client_scopes = scopes(&client_scopes).ok_or(SCOPES.invalid())?;
@@ -164,7 +145,6 @@ impl Config {
             listen,
             admin_listen,
             agent,
-            agent_is,
             client_scopes,
             log_filter,
         })
@@ -224,7 +204,6 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:8081");
         assert_eq!(config.agent.to_string(), "127.0.0.1:18789");
-        assert_eq!(config.agent_is, AgentIs::Supervised);
         assert_eq!(config.client_scopes, ["operator.read", "operator.write"]);
     }
 
@@ -263,7 +242,6 @@ mod tests {
             ("AUTOMNA_LISTEN", "sekrit:1", false),
             ("AUTOMNA_ADMIN_LISTEN", "8081", false),
             ("AUTOMNA_AGENT_ADDR", "sekrit:18789", false),
-            ("AUTOMNA_AGENT", "sekrit", false),
             ("AUTOMNA_CLIENT_SCOPES", ",", false),
             ("AUTOMNA_CLIENT_SCOPES", "operator.read,", false),
             ("AUTOMNA_CLIENT_SCOPES", "Sekrit", false),

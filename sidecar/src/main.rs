@@ -2,15 +2,17 @@
 //!
 //! 1. Settings are read from the environment. One that is missing or wrong: one sentence, exit code 78.
 //! 2. Logging starts, as JSON on standard output.
-//! 3. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
+//! 3. The volume and the agent's files are prepared ([`sidecar::boot`]). If they cannot be used: one sentence, and 65
+//!    (what is on the volume), 78 (what the machine was told or not given) or 71.
+//! 4. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
 //!    to serve without it could be to serve an older one.
 //!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
-//! 4. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
+//! 5. Both listeners are bound, then named in the log line `listening`. If one cannot be: exit code 71.
 //!    In the background, what an earlier process left in the workspace under temporary names is removed, and once an
 //!    hour what has been in the trash, or unfinished, for too long.
-//! 5. A connection to the agent is opened as soon as it listens, and kept, for `/ready`; both listeners serve.
-//! 6. The agent is started, and started again whenever it ends ([`sidecar::agent::supervision`]).
-//! 7. SIGTERM or SIGINT: the drain ([`sidecar::drain`]), within [`drain::BUDGET`]:
+//! 6. A connection to the agent is opened as soon as it listens, and kept, for `/ready`; both listeners serve.
+//! 7. The agent is started, and started again whenever it ends ([`sidecar::agent::supervision`]).
+//! 8. SIGTERM or SIGINT: the drain ([`sidecar::drain`]), within [`drain::BUDGET`]:
 //!    1. New writes and new sockets are refused with 503 and `Retry-After`; open WebSockets are closed with 1012,
 //!       at the end of the frame that is under way. Reads are still answered.
 //!    2. Writes under way finish.
@@ -18,9 +20,9 @@
 //!    4. The volume is made durable.
 //!    5. The data plane does its last copy.
 //!    6. No further connection is accepted; what is connected finishes.
-//! 8. Exit code 0 if all that was acknowledged is safe, 74 if not.
+//! 9. Exit code 0 if all that was acknowledged is safe, 74 if not.
 //!
-//! With `AUTOMNA_AGENT=external` the agent runs elsewhere: it is neither started nor ended here.
+//! Without `AUTOMNA_AGENT_ENTRY` the agent runs elsewhere: steps 3 and 7 do not happen, and nobody ends it.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +31,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::secret::Secret;
 use shared::time::UnixMillis;
@@ -38,12 +40,14 @@ use sidecar::agent::command::AgentCommand;
 use sidecar::agent::output::Output;
 use sidecar::agent::redact::Redactor;
 use sidecar::agent::{launch, supervisor};
-use sidecar::config::{AgentIs, Config};
+use sidecar::boot::{self, Fault, Prepared};
+use sidecar::config::Config;
 use sidecar::drain::{self, NoDataPlane, Outcome};
 use sidecar::epoch::{Arbiter, LoadError, STATE_DIR};
 use sidecar::files::serve_tus::Uploads;
 use sidecar::files::{Files, litter, trash};
 use sidecar::metrics::Metrics;
+use sidecar::metrics::labels::Step;
 use sidecar::readiness::Watch;
 use sidecar::server::Slots;
 use sidecar::state::App;
@@ -87,7 +91,6 @@ Settings come from the environment:
   AUTOMNA_LISTEN         the public listener (0.0.0.0:8080)
   AUTOMNA_ADMIN_LISTEN   the private listener (127.0.0.1:8081)
   AUTOMNA_AGENT_ADDR     where the agent listens (127.0.0.1:18789)
-  AUTOMNA_AGENT          who starts the agent: supervised or external (supervised)
   AUTOMNA_CLIENT_SCOPES  what clients may do at most (operator.read,operator.write)
   RUST_LOG               what to log (info)
 ";
@@ -117,13 +120,20 @@ fn start() -> ExitCode {
         Err(error) => return fail(EXIT_CONFIG, &error.to_string()),
     };
     let _written_at_the_end = logging::start(config.log_filter.as_deref());
+    let begun = Instant::now();
+    let prepared = match config.boot.as_ref().map(|boot| boot::prepare(boot, clock::now())).transpose() {
+        Ok(prepared) => prepared,
+        Err(error) => return fail(exit_code(error.fault()), &error.to_string()),
+    };
+    let metrics = Metrics::default();
+    metrics.booted(Step::Boot, begun.elapsed());
     // One thread for all connections: they mostly wait, and their buffers are then shared.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => runtime.block_on(run(config, prepared, metrics)),
         Err(error) => Err(StartError::System { what: "runtime", error }),
     };
     match result {
@@ -133,8 +143,7 @@ fn start() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> Result<Outcome, StartError> {
-    let command = stand_in_command(&config);
+async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Result<Outcome, StartError> {
     let arbiter = Arbiter::load(&config.data_dir)?;
     let files = Files::open(&config.workspace_dir)
         .map_err(|error| StartError::System { what: "workspace", error })?;
@@ -149,14 +158,13 @@ async fn run(config: Config) -> Result<Outcome, StartError> {
     tracing::info!(public = %public_address, admin = %private_address, "listening");
 
     let (stopper, stop) = stop::channel();
-    let metrics = Metrics::default();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
     let volume = config.data_dir.clone();
-    let supervisor = match config.agent_is {
-        AgentIs::Supervised => Some(supervise(&config, command, readiness.clone(), metrics.clone())?),
-        AgentIs::External => None,
-    };
+    let (command, report) = prepared.map(|prepared| (prepared.command, prepared.report)).unzip();
+    let supervisor = command
+        .map(|command| supervise(&config, command, readiness.clone(), metrics.clone()))
+        .transpose()?;
     let slots = Slots::default();
     let admin = Admin {
         readiness: readiness.clone(),
@@ -174,6 +182,7 @@ async fn run(config: Config) -> Result<Outcome, StartError> {
         readiness,
         stop.clone(),
         supervisor.clone(),
+        report,
         metrics,
     );
     let writes = app.writes.clone();
@@ -205,7 +214,13 @@ fn supervise(
     let redactor = Redactor::new(supervisor::secrets_of(&command).chain(own));
     let output = Output::new(redactor, Some(config.data_dir.join(STATE_DIR).join(AGENT_LOG)));
     let config_file = config.agent_state_dir.join(AGENT_CONFIG);
-    let settings = supervisor::Settings { command, address: config.agent, config_file };
+    let boot = config.boot.clone();
+    let heal = Arc::new(move || {
+        if let Some(boot) = &boot {
+            boot::heal_again(boot, clock::now());
+        }
+    });
+    let settings = supervisor::Settings { command, address: config.agent, config_file, heal };
     supervisor::start(settings, output, readiness, metrics)
         .map_err(|error| StartError::System { what: "supervision of the agent", error })
 }
@@ -322,6 +337,14 @@ impl StartError {
     }
 }
 
+const fn exit_code(fault: Fault) -> u8 {
+    match fault {
+        Fault::Data => EXIT_DATA,
+        Fault::Configuration => EXIT_CONFIG,
+        Fault::System => EXIT_SYSTEM,
+    }
+}
+
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -334,17 +357,4 @@ fn fail(code: u8, sentence: &str) -> ExitCode {
     // If even standard error is closed, the exit code still speaks.
     let _unheard = writeln!(io::stderr(), "{sentence}");
     ExitCode::from(code)
-}
-
-#[expect(clippy::disallowed_methods, reason = "until the boot makes the command")]
-fn stand_in_command(config: &Config) -> AgentCommand {
-    use sidecar::agent::command::EnvValue;
-    let var = |name: &str| std::env::var_os(name).unwrap_or_default();
-    let env = [("SECRET_OF_THE_AGENT", EnvValue::Secret(config.identity.key.gateway_token()))];
-    AgentCommand {
-        program: var("AUTOMNA_AGENT_NODE").into(),
-        args: vec![var("AUTOMNA_AGENT_ENTRY")],
-        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        cwd: config.data_dir.clone(),
-    }
 }

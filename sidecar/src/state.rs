@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::agent::supervisor::Handle;
+use crate::boot::Report;
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
@@ -50,6 +51,8 @@ pub struct Inner {
     pub stop: Stop,
     /// Keeps the agent alive; `None` if another does.
     pub supervisor: Option<Handle>,
+    /// What the boot has found and done; `None` if there was none.
+    pub boot: Option<Report>,
     pub metrics: Metrics,
     /// Writes under way.
     pub writes: Writes,
@@ -68,6 +71,7 @@ impl App {
         readiness: Watch,
         stop: Stop,
         supervisor: Option<Handle>,
+        boot: Option<Report>,
         metrics: Metrics,
     ) -> Self {
         let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
@@ -89,6 +93,7 @@ impl App {
             writes: Writes::new(stop.clone()),
             stop,
             supervisor,
+            boot,
             metrics,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }))

@@ -10,6 +10,7 @@
 
 mod access;
 mod browser;
+mod chat;
 mod contract;
 mod deploy;
 mod flips;
@@ -19,5 +20,6 @@ mod outages;
 mod panics;
 mod routing;
 mod standins;
+mod supervision;
 mod support;
 mod up;
