@@ -215,11 +215,11 @@ fn supervise(
     let output = Output::new(redactor, Some(config.data_dir.join(STATE_DIR).join(AGENT_LOG)));
     let config_file = config.agent_state_dir.join(AGENT_CONFIG);
     let boot = config.boot.clone();
-    let heal = Arc::new(move || {
+    let heal = supervisor::Heal(Arc::new(move || {
         if let Some(boot) = &boot {
             boot::heal_again(boot, clock::now());
         }
-    });
+    }));
     let settings = supervisor::Settings { command, address: config.agent, config_file, heal };
     supervisor::start(settings, output, readiness, metrics)
         .map_err(|error| StartError::System { what: "supervision of the agent", error })

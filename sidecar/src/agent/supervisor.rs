@@ -1,5 +1,6 @@
 //! The task that keeps the agent alive. It decides nothing: [`supervision`](super::supervision) does.
 
+use std::fmt;
 use std::fs;
 use std::future::pending;
 use std::io;
@@ -7,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -24,6 +26,7 @@ use super::status::{LastExit, Phase, Status};
 use super::supervision::{Cause, Effect, Event, Exit, NoRestart, State, Supervision};
 use super::{oom, supervision};
 use crate::metrics::Metrics;
+use crate::metrics::labels::Step;
 use crate::readiness::Watch;
 use crate::{clock, random};
 
@@ -50,6 +53,19 @@ pub struct Settings {
     pub address: SocketAddr,
     /// Looked at while the agent does not like it.
     pub config_file: PathBuf,
+    /// Puts right what a process may have left behind: run before each start but the first, while there is none.
+    /// It may block.
+    pub heal: Heal,
+}
+
+/// See [`Settings::heal`].
+#[derive(Clone)]
+pub struct Heal(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Heal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heal")
+    }
 }
 
 enum Order {
@@ -168,7 +184,7 @@ struct Fingerprint(Option<(u64, u64, i64, i64)>);
 
 impl Keeper {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>, mut child_ended: Signal) {
-        self.handle(Event::Begin);
+        self.handle(Event::Begin).await;
         while self.supervision.state() != State::Ended {
             let event = tokio::select! {
                 order = inbox.recv() => match order {
@@ -191,7 +207,7 @@ impl Keeper {
                 }
             };
             if let Some(event) = event {
-                self.handle(event);
+                self.handle(event).await;
             }
         }
     }
@@ -204,7 +220,7 @@ impl Keeper {
         judged.is_ok().then_some(Event::Restart)
     }
 
-    fn handle(&mut self, event: Event) {
+    async fn handle(&mut self, event: Event) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
             let before = self.supervision;
@@ -216,12 +232,16 @@ impl Keeper {
                 self.record_exit(Exit { code: None, signal: None }, before.state());
             }
             match effect {
-                Some(Effect::Spawn) => next = self.spawn().err(),
+                Some(Effect::Spawn) => {
+                    self.heal().await;
+                    next = self.spawn().err();
+                }
                 Some(Effect::Terminate) => self.process().into_iter().for_each(Process::terminate),
                 Some(Effect::Kill) => self.process().into_iter().for_each(Process::kill),
                 None => {}
             }
-            if matches!(after.state(), State::Running { .. }) {
+            if let (State::Starting { spawned }, State::Running { .. }) = (before.state(), after.state()) {
+                self.metrics.booted(Step::Agent, spawned.elapsed());
                 self.begin_to_probe();
             }
             if before.state() != after.state() {
@@ -263,6 +283,16 @@ impl Keeper {
                 tracing::error!(%error, attempt, "agent could not be started: {error}");
                 Err(Event::NotSpawned { jitter: random::jitter() })
             }
+        }
+    }
+
+    /// A lock of a process that is gone would be taken for another's with the same number, and a line that was cut
+    /// off would swallow the next one.
+    async fn heal(&self) {
+        if self.supervision.starts() > 1 {
+            let heal = self.settings.heal.clone();
+            // It says itself what it could not do, and the agent starts all the same.
+            let _said = tokio::task::spawn_blocking(move || (heal.0)()).await;
         }
     }
 

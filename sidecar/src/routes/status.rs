@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::VERSION;
 use crate::agent::status::Status as Process;
 use crate::auth::Authenticated;
+use crate::boot::Report;
 use crate::readiness::{Answer, Health};
 use crate::state::App;
 
@@ -23,6 +24,9 @@ pub(super) struct Status {
     /// Absent if another supervises the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<Process>,
+    /// What the last boot has found and done, with what somebody should look at. Absent likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Report>,
     draining: bool,
 }
 
@@ -38,13 +42,6 @@ pub(super) async fn get(State(app): State<App>, _: Authenticated) -> Json<Status
         Health::NotResponding => "not_responding",
     };
     let draining = app.stop.is_draining();
-    Json(Status {
-        ok: health == Health::Running,
-        status,
-        process_id,
-        version: VERSION,
-        readiness,
-        agent,
-        draining,
-    })
+    let (ok, boot) = (health == Health::Running, app.boot.clone());
+    Json(Status { ok, status, process_id, version: VERSION, readiness, agent, boot, draining })
 }

@@ -73,9 +73,9 @@ async fn it_is_started_again_after_any_exit_also_exit_0() {
 #[tokio::test]
 async fn three_quick_failures_halt_it_and_show_its_words_without_secrets_until_the_file_changes() {
     let script = "
-        if grep -q good clawdbot/clawdbot.json; then sleep 1000; fi
+        if grep -q good $CLAWDBOT_CONFIG_PATH; then sleep 1000; fi
         echo 'Config invalid: agents.foo is not a key' >&2
-        echo \"the token is $SECRET_OF_THE_AGENT\" >&2
+        echo \"the token is $CLAWDBOT_GATEWAY_TOKEN\" >&2
         exit 1";
     let sidecar = supervising_unready(script).await;
     let halted = in_state(&sidecar, "configuration_failed").await;
@@ -91,7 +91,7 @@ async fn three_quick_failures_halt_it_and_show_its_words_without_secrets_until_t
     );
     assert!(!words.contains(&token()));
 
-    std::fs::write(sidecar.data().join("clawdbot/clawdbot.json"), "good").unwrap();
+    std::fs::write(sidecar.volume().join("clawdbot/clawdbot.json"), "good").unwrap();
     let started = in_state(&sidecar, "starting").await;
     assert!(started["processId"].is_string() && started["status"] == "not_responding", "{started}");
 }
@@ -141,7 +141,7 @@ async fn trap_8_no_orphan_keeps_the_port_whatever_session_it_has_moved_to() {
         wait";
     let (sidecar, _gateway) = supervising(script).await;
     in_state(&sidecar, "running").await;
-    let (orphans, parents) = (sidecar.data().join("orphans"), sidecar.data().join("parents"));
+    let (orphans, parents) = (sidecar.volume().join("workspace").join("orphans"), sidecar.volume().join("workspace").join("parents"));
     eventually("all have started", async || lines(&orphans).len() == 4 && lines(&parents).len() == 1).await;
     let first = lines(&orphans);
     assert!(first.iter().all(|pid| exists(pid)), "{first:?}");
@@ -159,7 +159,7 @@ async fn orphans_are_reaped_and_the_agent_s_own_exit_is_not_lost() {
         for n in 1 2 3 4 5 6 7 8; do (sh -c 'echo $PPID $$ >> orphans; sleep 0.2' &) ; done
         sleep 1; exit 42";
     let (sidecar, _gateway) = supervising(script).await;
-    let orphans = sidecar.data().join("orphans");
+    let orphans = sidecar.volume().join("workspace").join("orphans");
     eventually("its exit code", async || status(&sidecar).await["agent"]["lastExit"]["code"] == 42).await;
     let seen: Vec<String> = lines(&orphans);
     assert!(seen.len() >= 8);
@@ -177,7 +177,7 @@ fn zombies_of(parent: u32) -> Vec<String> {
 #[tokio::test]
 async fn the_agent_does_not_outlive_a_sidecar_that_is_killed() {
     let (mut sidecar, _gateway) = supervising("echo $$ >> parents; sleep 1000").await;
-    let parents = sidecar.data().join("parents");
+    let parents = sidecar.volume().join("workspace").join("parents");
     eventually("it has started", async || lines(&parents).len() == 1).await;
     let pid = lines(&parents)[0].clone();
     assert!(exists(&pid));
@@ -190,7 +190,7 @@ async fn the_agent_does_not_outlive_a_sidecar_that_is_killed() {
 #[tokio::test]
 async fn its_environment_is_its_own_and_no_secret_is_in_its_command_line() {
     let (sidecar, _gateway) = supervising(&format!("echo $$ >> parents; {STAYS}")).await;
-    let parents = sidecar.data().join("parents");
+    let parents = sidecar.volume().join("workspace").join("parents");
     eventually("it has started", async || lines(&parents).len() == 1).await;
     let pid = &lines(&parents)[0];
     let read = |name: &str| {
@@ -204,7 +204,7 @@ async fn its_environment_is_its_own_and_no_secret_is_in_its_command_line() {
 #[tokio::test]
 async fn its_log_can_be_read_and_followed_without_secrets() {
     let script = "
-        echo \"one $SECRET_OF_THE_AGENT\"
+        echo \"one $CLAWDBOT_GATEWAY_TOKEN\"
         echo two >&2
         while ! [ -e more ]; do sleep 0.05; done
         echo three; sleep 1000";
@@ -222,11 +222,11 @@ async fn its_log_can_be_read_and_followed_without_secrets() {
 
     let mut follower = sidecar.stream("/api/agent/logs?tail=1&follow=true").await;
     follower.until("\n").await;
-    std::fs::write(sidecar.data().join("more"), "").unwrap();
+    std::fs::write(sidecar.volume().join("workspace").join("more"), "").unwrap();
     let seen = follower.until("three\n").await;
     assert_eq!(seen.lines().count(), 2, "{seen}");
 
-    let file = sidecar.data().join(".automna/agent.log");
+    let file = sidecar.volume().join(".automna/agent.log");
     eventually("the file on the volume", async || lines(&file).len() == 3).await;
     assert!(!std::fs::read_to_string(file).unwrap().contains(&token()));
 }
@@ -239,7 +239,7 @@ async fn a_drain_refuses_writes_closes_sockets_and_ends_the_agent_before_the_pro
         while :; do sleep 0.1; done";
     let (mut sidecar, _gateway) = supervising(script).await;
     in_state(&sidecar, "running").await;
-    let parents = sidecar.data().join("parents");
+    let parents = sidecar.volume().join("workspace").join("parents");
     let mut socket = sidecar.socket("/ws").await;
     next(&mut socket).await;
     let mut follower = sidecar.stream("/api/agent/logs?follow=true").await;
@@ -263,7 +263,7 @@ async fn a_drain_refuses_writes_closes_sockets_and_ends_the_agent_before_the_pro
 
     let (code, log) = sidecar.finish().await;
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(lines(&sidecar.data().join("last-words")), ["written"], "{log}");
+    assert_eq!(lines(&sidecar.volume().join("workspace").join("last-words")), ["written"], "{log}");
     assert!(lines(&parents).iter().all(|pid| !exists(pid)) && lines(&parents).len() == 1);
     follower.until_end().await;
 }
@@ -273,7 +273,7 @@ async fn a_drain_ends_within_its_budget_though_the_agent_ignores_sigterm() {
     let script = "trap '' TERM; echo $$ >> parents; while :; do sleep 0.5; done";
     let (mut sidecar, _gateway) = supervising(script).await;
     in_state(&sidecar, "running").await;
-    let pid = lines(&sidecar.data().join("parents"))[0].clone();
+    let pid = lines(&sidecar.volume().join("workspace").join("parents"))[0].clone();
     let told = std::time::Instant::now();
     let (code, log) = sidecar.stop().await;
     assert_eq!(code, Some(0), "{log}");
@@ -284,7 +284,7 @@ async fn a_drain_ends_within_its_budget_though_the_agent_ignores_sigterm() {
 
 #[tokio::test]
 async fn no_secret_and_no_chat_is_in_the_log_or_in_the_metrics() {
-    let script = "echo \"canary-chat says $SECRET_OF_THE_AGENT\"; sleep 0.5; echo canary-chat >&2; exit 1";
+    let script = "echo \"canary-chat says $CLAWDBOT_GATEWAY_TOKEN\"; sleep 0.5; echo canary-chat >&2; exit 1";
     let (mut sidecar, _gateway) = supervising(script).await;
     eventually("it was started again", async || status(&sidecar).await["agent"]["restarts"] != 0).await;
     sidecar.get("/api/keepalive?sig=canary-signature").await;

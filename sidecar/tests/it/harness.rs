@@ -96,7 +96,6 @@ pub(crate) fn command(data: &std::path::Path, agent: SocketAddr) -> Command {
         .env("AUTOMNA_LISTEN", "127.0.0.1:0")
         .env("AUTOMNA_ADMIN_LISTEN", "127.0.0.1:0")
         .env("AUTOMNA_AGENT_ADDR", agent.to_string())
-        .env("AUTOMNA_AGENT", "external")
         .env("RUST_LOG", "debug")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -132,17 +131,20 @@ impl Sidecar {
 
     /// A sidecar that runs the shell script as its agent, and takes `agent` for where that listens.
     pub(crate) async fn supervising(script: &str, agent: SocketAddr) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let (path, state) = (data.path().join("agent.sh"), data.path().join("clawdbot"));
-        std::fs::write(&path, script).unwrap();
-        std::fs::create_dir(&state).unwrap();
-        std::fs::write(state.join("clawdbot.json"), "{}").unwrap();
-        let mut command = command(data.path(), agent);
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("agent.sh"), script).unwrap();
+        for dir in ["data", "tmp", "image"] {
+            std::fs::create_dir(path(dir)).unwrap();
+        }
+        let mut command = command(&path("data"), agent);
         command
-            .env("AUTOMNA_AGENT", "supervised")
             .env("AUTOMNA_AGENT_NODE", "/bin/sh")
-            .env("AUTOMNA_AGENT_ENTRY", path);
-        Self::spawn(command, data, agent).await
+            .env("AUTOMNA_AGENT_ENTRY", path("agent.sh"))
+            .env("AUTOMNA_AGENT_TMP_DIR", path("tmp"))
+            .env("AUTOMNA_IMAGE_DIR", path("image"))
+            .env("AUTOMNA_REQUIRE_MOUNT", "off");
+        Self::spawn(command, place, agent).await
     }
 
     async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
@@ -207,9 +209,9 @@ impl Sidecar {
         self.child.id().unwrap()
     }
 
-    /// The volume.
-    pub(crate) fn data(&self) -> &std::path::Path {
-        self.data.path()
+    /// The volume of one that supervises a script.
+    pub(crate) fn volume(&self) -> PathBuf {
+        self.data.path().join("data")
     }
 
     /// An answer that stays open, from its head on.
