@@ -162,9 +162,8 @@ async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Re
     let readiness = readiness::keep(agent, stop.clone());
     let volume = config.data_dir.clone();
     let (command, report) = prepared.map(|prepared| (prepared.command, prepared.report)).unzip();
-    let supervisor = command
-        .map(|command| supervise(&config, command, readiness.clone(), metrics.clone()))
-        .transpose()?;
+    let supervisor =
+        command.map(|command| supervise(&config, command, readiness.clone(), metrics.clone())).transpose()?;
     let slots = Slots::default();
     let admin = Admin {
         readiness: readiness.clone(),

@@ -30,7 +30,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(45);
 /// thread for two minutes, and a new connection would only add to its load.
 const GIVE_UP: Duration = Duration::from_secs(180);
 
-/// For the handshake and the answer to `connect`, for the same reason.
+/// For the handshake and the answers to `connect` and `health`, for the same reason.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -194,7 +194,25 @@ async fn handshake(agent: &Agent) -> Result<WebSocketStream<TcpStream>, &'static
     let (mut socket, _response) = client_async_with_config(url, stream, Some(config))
         .await
         .map_err(|_| "the agent does not take WebSockets")?;
-    socket.send(Message::text(connect(&agent.token))).await.map_err(|_| "the agent closed the connection")?;
+    if !ask(&mut socket, CONNECT_ID, connect(&agent.token)).await? {
+        return Err("the agent refused the connection");
+    }
+    // That it answers a call says more than that it lets us in.
+    let health = json!({ "type": "req", "id": HEALTH_ID, "method": "health", "params": {} });
+    if !ask(&mut socket, HEALTH_ID, health.to_string()).await? {
+        return Err("the agent says that it is not well");
+    }
+    Ok(socket)
+}
+
+/// Sends a request and waits for its answer: whether that says yes.
+async fn ask(
+    socket: &mut WebSocketStream<TcpStream>,
+    id: &str,
+    request: String,
+) -> Result<bool, &'static str> {
+    const CLOSED: &str = "the agent closed the connection";
+    socket.send(Message::text(request)).await.map_err(|_| CLOSED)?;
     while let Some(message) = socket.next().await {
         let text = match message {
             Ok(Message::Text(text)) => text,
@@ -202,17 +220,16 @@ async fn handshake(agent: &Agent) -> Result<WebSocketStream<TcpStream>, &'static
             Err(_) => break,
         };
         match serde_json::from_str::<Frame>(&text) {
-            Ok(Frame { kind, id: Some(id), ok }) if kind == "res" && id == CONNECT_ID => {
-                return if ok { Ok(socket) } else { Err("the agent refused the connection") };
-            }
+            Ok(Frame { kind, id: Some(of), ok }) if kind == "res" && of == id => return Ok(ok),
             // The challenge, which asks for a device that we do not claim to be, and events.
             Ok(_) | Err(_) => {}
         }
     }
-    Err("the agent closed the connection")
+    Err(CLOSED)
 }
 
 const CONNECT_ID: &str = "ready";
+const HEALTH_ID: &str = "health";
 
 fn connect(token: &Secret) -> String {
     json!({

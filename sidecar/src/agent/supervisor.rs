@@ -329,17 +329,14 @@ impl Keeper {
         let up = self.last_spawn.spawned.map_or(Duration::ZERO, |at| at.elapsed());
         let up_ms = u64::try_from(up.as_millis()).unwrap_or(u64::MAX);
         let Exit { code, signal } = exit;
-        tracing::warn!(
-            cause = cause.as_str(),
-            ?code,
-            ?signal,
-            up_ms,
-            ?before,
-            "agent ended: {}",
-            cause.as_str()
-        );
-        self.metrics.agent_exited(cause);
+        let (cause_text, phase) = (cause.as_str(), Phase::from(before).as_str());
         let asked_for = matches!(cause, Cause::Restart | Cause::Drain);
+        if asked_for {
+            tracing::info!(cause = cause_text, ?code, ?signal, up_ms, phase, "agent ended: {cause_text}");
+        } else {
+            tracing::warn!(cause = cause_text, ?code, ?signal, up_ms, phase, "agent ended: {cause_text}");
+        }
+        self.metrics.agent_exited(cause);
         let words = if asked_for { Vec::new() } else { self.output.since(self.last_spawn.lines, MAX_WORDS) };
         let last_exit = Some(LastExit { cause, code, signal, at: clock::now(), up_ms });
         self.status.send_modify(|status| {

@@ -141,7 +141,10 @@ async fn trap_8_no_orphan_keeps_the_port_whatever_session_it_has_moved_to() {
         wait";
     let (sidecar, _gateway) = supervising(script).await;
     in_state(&sidecar, "running").await;
-    let (orphans, parents) = (sidecar.volume().join("workspace").join("orphans"), sidecar.volume().join("workspace").join("parents"));
+    let (orphans, parents) = (
+        sidecar.volume().join("workspace").join("orphans"),
+        sidecar.volume().join("workspace").join("parents"),
+    );
     eventually("all have started", async || lines(&orphans).len() == 4 && lines(&parents).len() == 1).await;
     let first = lines(&orphans);
     assert!(first.iter().all(|pid| exists(pid)), "{first:?}");
@@ -185,6 +188,29 @@ async fn the_agent_does_not_outlive_a_sidecar_that_is_killed() {
     assert_eq!(adjusted.trim(), "500", "the kernel takes the agent before the sidecar");
     sidecar.kill().await;
     eventually("it is gone", async || !exists(&pid)).await;
+}
+
+/// Trap 7 of the agent: its page answers 200 to anything, which says nothing about its gateway.
+#[tokio::test]
+async fn trap_7_a_page_with_200_is_not_readiness() {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let page = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>";
+            let _gone = stream.write_all(page.as_bytes()).await;
+        }
+    });
+    let sidecar = Sidecar::supervising(STAYS, address).await;
+    eventually("it was asked a few times", async || asked.load(std::sync::atomic::Ordering::Relaxed) > 3).await;
+    let status = status(&sidecar).await;
+    assert_eq!((&status["ok"], &status["agent"]["state"]), (&false.into(), &"starting".into()), "{status}");
+    assert_eq!(sidecar.admin("/ready").await.status(), 503);
 }
 
 #[tokio::test]

@@ -31,7 +31,10 @@ impl Bed {
         let system = system(dir.path(), user).await;
         system.change_policy(json!({"default": "fly"})).await.unwrap();
         let bed = Self { system, http: reqwest::Client::new(), _dir: dir };
-        eventually_within(AGAIN, "requests go to the machine", async || bed.status().await["agent"].is_object()).await;
+        eventually_within(AGAIN, "requests go to the machine", async || {
+            bed.status().await["agent"].is_object()
+        })
+        .await;
         bed
     }
 
@@ -62,7 +65,8 @@ impl Bed {
     }
 
     async fn pid(&self) -> String {
-        let status = self.when("it runs", |s| s["status"] == "running" && s["agent"]["state"] == "running").await;
+        let status =
+            self.when("it runs", |s| s["status"] == "running" && s["agent"]["state"] == "running").await;
         status["processId"].as_str().unwrap().to_owned()
     }
 
@@ -167,11 +171,13 @@ async fn a_configuration_that_the_agent_refuses_is_shown_in_its_own_words() {
     bed.pid().await;
     bed.change_config(|config| config["nonsense"] = json!({"key": true}));
     assert_eq!(bed.restart_agent().await, 202);
-    let halted =
-        bed.when("it is given up", |s| s["agent"]["state"] == "configuration_failed").await;
+    let halted = bed.when("it is given up", |s| s["agent"]["state"] == "configuration_failed").await;
     let words = halted["agent"]["words"].to_string();
     assert!(words.contains("nonsense") && words.to_lowercase().contains("config"), "{halted}");
-    assert_eq!((&halted["status"], &halted["agent"]["exits"]["failed_at_start"]), (&"not_running".into(), &3.into()));
+    assert_eq!(
+        (&halted["status"], &halted["agent"]["exits"]["failed_at_start"]),
+        (&"not_running".into(), &3.into())
+    );
     let (_, logs) = bed.get("/api/agent/logs", "&tail=50").await;
     assert!(logs.contains("nonsense"), "{logs}");
 
@@ -190,7 +196,9 @@ async fn a_gateway_change_with_a_stuck_client_is_exit_0_and_the_agent_comes_back
     let agent = format!("ws://{}/", bed.system.machine.agent_addr());
     let stuck = Chat::connect(&agent, Some(&bed.gateway_token())).await;
 
-    bed.change_config(|config| config["gateway"]["trustedProxies"] = json!(["127.0.0.1", "::1", "127.0.0.9"]));
+    bed.change_config(|config| {
+        config["gateway"]["trustedProxies"] = json!(["127.0.0.1", "::1", "127.0.0.9"])
+    });
     let status = bed.when("it has exited", |s| s["agent"]["exits"]["clean"] == 1).await;
     assert_eq!(status["agent"]["lastExit"]["code"], 0, "{status}");
     assert_ne!(bed.pid().await, before);
@@ -252,7 +260,8 @@ async fn a_machine_that_is_stopped_ends_in_order_and_goes_on_where_it_was() {
     bed.system.machine.start_again().await.unwrap();
     bed.pid().await;
     let history = bed.history().await;
-    let expect: Vec<String> = (0..3).flat_map(|n| [format!("line {n}"), format!("You said: line {n}")]).collect();
+    let expect: Vec<String> =
+        (0..3).flat_map(|n| [format!("line {n}"), format!("You said: line {n}")]).collect();
     assert_eq!(history, expect);
     bed.system.stop().await.unwrap();
 }
