@@ -1,10 +1,14 @@
 //! Settings, read once from the environment and frozen. Each variable is documented where it is read.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shared::id::{Generation, UserId};
 use shared::key::MachineKey;
+
+use crate::boot::BootSettings;
+use crate::boot::credentials::Credentials;
+use crate::boot::settings::{Program, VolumeSettings};
 
 /// Everything that the process is told at its start.
 #[derive(Debug, Clone)]
@@ -17,6 +21,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     pub agent: SocketAddr,
     pub client_scopes: Vec<String>,
+    /// How the agent is prepared and started; `None` if somebody else does it.
+    pub boot: Option<BootSettings>,
     pub log_filter: Option<String>,
 }
 
@@ -70,6 +76,39 @@ const SCOPES: Variable = Variable {
     name: "AUTOMNA_CLIENT_SCOPES",
     hint: "it is a list of scopes, separated by commas, as in operator.read,operator.write",
 };
+const AGENT_ENTRY: Variable =
+    Variable { name: "AUTOMNA_AGENT_ENTRY", hint: "it is the absolute path of the agent's dist/entry.js" };
+const AGENT_NODE: Variable =
+    Variable { name: "AUTOMNA_AGENT_NODE", hint: "it is the absolute path of node, or its name" };
+const AGENT_HEAP: Variable = Variable {
+    name: "AUTOMNA_AGENT_HEAP_MB",
+    hint: "it is the most that the agent keeps on its heap, in MiB, at least 128",
+};
+const REQUIRE_MOUNT: Variable = Variable { name: "AUTOMNA_REQUIRE_MOUNT", hint: "it is on or off" };
+const ADOPT_VOLUME: Variable = Variable {
+    name: "AUTOMNA_ADOPT_VOLUME",
+    hint: "it is the user whose volume it is, as in AUTOMNA_USER_ID",
+};
+const IMAGE_DIR: Variable = Variable {
+    name: "AUTOMNA_IMAGE_DIR",
+    hint: "it is the absolute path of the image's files for the workspace",
+};
+const TMP_DIR: Variable = Variable {
+    name: "AUTOMNA_AGENT_TMP_DIR",
+    hint: "it is an absolute path for the agent's temporary files",
+};
+const LEGACY_HOME: Variable = Variable {
+    name: "AUTOMNA_LEGACY_HOME",
+    hint: "it is the absolute path of the directory in which links to the agent's folders are made",
+};
+const TIMEZONE: Variable = Variable { name: "TZ", hint: "it is a time zone, as in Europe/Berlin" };
+const SEARCH_PATH: Variable = Variable { name: "PATH", hint: "it is a list of directories" };
+
+/// Debian's, without the games.
+const DEFAULT_SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Below it, the agent does not even start.
+const MIN_HEAP_MB: u32 = 128;
 
 struct Variable {
     name: &'static str,
@@ -137,6 +176,17 @@ impl Config {
         let log_filter = lookup("RUST_LOG");
 
         let identity = Identity { user, generation, key };
+        let boot = match get(&AGENT_ENTRY) {
+            Some(entry) => {
+                let places = Places {
+                    data_dir: &data_dir,
+                    state_dir: &agent_state_dir,
+                    workspace_dir: &workspace_dir,
+                };
+                Some(boot(&lookup, &get, entry, &identity, agent, places)?)
+            }
+            None => None,
+        };
         Ok(Self {
             identity,
             data_dir,
@@ -146,9 +196,91 @@ impl Config {
             admin_listen,
             agent,
             client_scopes,
+            boot,
             log_filter,
         })
     }
+}
+
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    data_dir: &'a Path,
+    state_dir: &'a Path,
+    workspace_dir: &'a Path,
+}
+
+fn boot(
+    lookup: &impl Fn(&str) -> Option<String>,
+    get: &impl Fn(&Variable) -> Option<String>,
+    entry: String,
+    identity: &Identity,
+    agent: SocketAddr,
+    places: Places<'_>,
+) -> Result<BootSettings, ConfigError> {
+    let absolute = |variable: &Variable, text: String| {
+        let path = PathBuf::from(text);
+        if path.is_absolute() { Ok(path) } else { Err(variable.invalid()) }
+    };
+    let dir = |variable: &Variable, default: &str| {
+        absolute(variable, get(variable).unwrap_or_else(|| default.to_owned()))
+    };
+
+    // The agent's program. With it, the sidecar prepares the volume and starts the agent; without it, somebody
+    // else does.
+    let entry = absolute(&AGENT_ENTRY, entry)?;
+    // What runs it: node 22.12 or later.
+    let node = PathBuf::from(get(&AGENT_NODE).unwrap_or_else(|| "node".to_owned()));
+    // The heap's limit, so that a leak ends the agent and not the machine. By default node chooses.
+    let heap_mb = get(&AGENT_HEAP).map(|text| match text.parse() {
+        Ok(heap_mb) if heap_mb >= MIN_HEAP_MB => Ok(heap_mb),
+        _ => Err(AGENT_HEAP.invalid()),
+    });
+
+    // Whether the data directory must be a mount point. On, unless somebody says otherwise: what is written
+    // beside a volume is lost at the next start.
+    let must_be_mounted = match get(&REQUIRE_MOUNT).as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(_) => return Err(REQUIRE_MOUNT.invalid()),
+    };
+    // Whose a volume is that holds data and does not say whose. For the one start that makes it this user's.
+    let adopt =
+        get(&ADOPT_VOLUME).map(|text| text.parse().map_err(|_| ADOPT_VOLUME.invalid())).transpose()?;
+
+    // What the image has for workspaces.
+    let image_dir = dir(&IMAGE_DIR, "/opt/automna")?;
+    // The agent's TMPDIR. What the image has warmed there is found only under the same path.
+    let tmp_dir = dir(&TMP_DIR, "/tmp")?;
+    // Where the old side had its folders: /root in the image. By default no links are made.
+    let legacy_home = get(&LEGACY_HOME).map(|text| absolute(&LEGACY_HOME, text)).transpose()?;
+
+    // The user's time zone, by which the agent's clock goes.
+    let timezone = get(&TIMEZONE).unwrap_or_else(|| "UTC".to_owned());
+    let is_zone = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-:,.".contains(&byte);
+    if !timezone.bytes().all(is_zone) {
+        return Err(TIMEZONE.invalid());
+    }
+    // Where the agent's tools find programs; the user's own come before it.
+    let search_path = get(&SEARCH_PATH).unwrap_or_else(|| DEFAULT_SEARCH_PATH.to_owned());
+
+    Ok(BootSettings {
+        user: identity.user.clone(),
+        generation: identity.generation,
+        gateway_token: identity.key.gateway_token(),
+        agent,
+        data_dir: places.data_dir.to_owned(),
+        state_dir: places.state_dir.to_owned(),
+        workspace_dir: places.workspace_dir.to_owned(),
+        program: Program { node, entry, heap_mb: heap_mb.transpose()? },
+        volume: VolumeSettings { must_be_mounted, adopt },
+        image_dir,
+        tmp_dir,
+        legacy_home,
+        timezone,
+        search_path,
+        // Keys of models, tokens of channels: see there for their names.
+        credentials: Credentials::from_lookup(lookup),
+    })
 }
 
 impl Variable {
@@ -205,6 +337,52 @@ mod tests {
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:8081");
         assert_eq!(config.agent.to_string(), "127.0.0.1:18789");
         assert_eq!(config.client_scopes, ["operator.read", "operator.write"]);
+        assert!(config.boot.is_none());
+    }
+
+    #[test]
+    fn with_a_program_the_agent_is_ours_to_start() {
+        let boot = read(&[("AUTOMNA_AGENT_ENTRY", "/opt/e.js")]).unwrap().boot.unwrap();
+        assert_eq!(boot.program.node, PathBuf::from("node"));
+        assert_eq!(boot.program.heap_mb, None);
+        assert!(boot.volume.must_be_mounted && boot.volume.adopt.is_none() && boot.legacy_home.is_none());
+        assert_eq!((boot.image_dir, boot.tmp_dir), (PathBuf::from("/opt/automna"), PathBuf::from("/tmp")));
+        assert_eq!((boot.timezone.as_str(), boot.search_path.as_str()), ("UTC", DEFAULT_SEARCH_PATH));
+        let boot = read(&[
+            ("AUTOMNA_AGENT_ENTRY", "/opt/e.js"),
+            ("AUTOMNA_AGENT_HEAP_MB", "1536"),
+            ("AUTOMNA_REQUIRE_MOUNT", "off"),
+            ("AUTOMNA_ADOPT_VOLUME", "user_a"),
+            ("AUTOMNA_LEGACY_HOME", "/root"),
+            ("TZ", "Etc/GMT+2"),
+            ("OPENAI_API_KEY", " k\n"),
+        ]);
+        let boot = boot.unwrap().boot.unwrap();
+        assert_eq!(boot.program.heap_mb, Some(1536));
+        assert!(!boot.volume.must_be_mounted);
+        assert_eq!(boot.volume.adopt, Some(boot.user));
+        assert_eq!(boot.legacy_home, Some(PathBuf::from("/root")));
+        assert_eq!(boot.credentials.secrets["OPENAI_API_KEY"].expose(), "k");
+    }
+
+    #[test]
+    fn refusals_about_the_agent() {
+        let rows = [
+            ("AUTOMNA_AGENT_ENTRY", "dist/sekrit.js"),
+            ("AUTOMNA_AGENT_HEAP_MB", "64"),
+            ("AUTOMNA_AGENT_HEAP_MB", "sekrit"),
+            ("AUTOMNA_REQUIRE_MOUNT", "sekrit"),
+            ("AUTOMNA_ADOPT_VOLUME", "sekrit"),
+            ("AUTOMNA_IMAGE_DIR", "sekrit"),
+            ("AUTOMNA_AGENT_TMP_DIR", "sekrit"),
+            ("AUTOMNA_LEGACY_HOME", "sekrit"),
+            ("TZ", "sekrit $(x)"),
+        ];
+        for (name, value) in rows {
+            let error = read(&[(name, value), ("AUTOMNA_AGENT_ENTRY", "/opt/e.js")]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with(name) && text.ends_with('.') && !text.contains("sekrit"), "{text}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod admin;
 pub mod agent;
 pub mod agent_rpc;
 pub mod auth;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod drain;
