@@ -207,7 +207,8 @@ async fn trap_7_a_page_with_200_is_not_readiness() {
         }
     });
     let sidecar = Sidecar::supervising(STAYS, address).await;
-    eventually("it was asked a few times", async || asked.load(std::sync::atomic::Ordering::Relaxed) > 3).await;
+    eventually("it was asked a few times", async || asked.load(std::sync::atomic::Ordering::Relaxed) > 3)
+        .await;
     let status = status(&sidecar).await;
     assert_eq!((&status["ok"], &status["agent"]["state"]), (&false.into(), &"starting".into()), "{status}");
     assert_eq!(sidecar.admin("/ready").await.status(), 503);
