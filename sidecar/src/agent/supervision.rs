@@ -31,9 +31,9 @@ pub const START_LIMIT: Duration = Duration::from_secs(180);
 /// Up for this long, and what failed before is forgotten.
 pub const STEADY: Duration = Duration::from_secs(60);
 
-/// An agent that does not like its configuration exits with 1 within some 3 s of processor time, before it was
-/// ready. On a shared processor that takes longer.
-pub const QUICK: Duration = Duration::from_secs(15);
+/// An agent that exits with 1 so soon, before it was ready, has not got far: its configuration, its port, its
+/// program. Where the processor is slow it takes longer, and then its words count ([`Event::Exited`]).
+pub const QUICK: Duration = Duration::from_secs(5);
 
 /// So many quick failures in a row are no accident.
 pub const QUICK_FAILURES: u8 = 3;
@@ -72,10 +72,11 @@ pub enum Event {
     Ready,
     /// Its event loop has not answered for too long.
     Silent,
-    /// It, and all that it had started, is gone.
+    /// It, and all that it had started, is gone. Its last words say whether it was the configuration.
     Exited {
         exit: Exit,
         oom: Oom,
+        refuses_config: bool,
         jitter: u8,
     },
     /// There is no process: it could not be started.
@@ -122,7 +123,7 @@ pub enum Cause {
     /// Exit 0 that we did not ask for. The agent does so when a client hinders its own restart.
     Clean,
     Failed,
-    /// Exit 1 at once, as with a configuration that it refuses.
+    /// Exit 1 before it was ready: at once, or with words about its configuration.
     FailedAtStart,
     Signal,
     OutOfMemory,
@@ -259,11 +260,11 @@ impl Supervision {
             }
             (
                 State::Starting { spawned } | State::Running { spawned },
-                Event::Exited { exit, oom, jitter },
+                Event::Exited { exit, oom, refuses_config, jitter },
             ) => {
                 let quick = matches!(self.state, State::Starting { .. })
                     && exit.code == Some(1)
-                    && now.saturating_duration_since(spawned) <= QUICK;
+                    && (refuses_config || now.saturating_duration_since(spawned) <= QUICK);
                 let cause = if quick { Cause::FailedAtStart } else { cause_of(exit, oom) };
                 self.exited(cause, spawned, now, jitter)
             }

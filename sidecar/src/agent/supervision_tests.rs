@@ -7,7 +7,7 @@ const EXIT_1: Exit = Exit { code: Some(1), signal: None };
 const SIGKILL: Exit = Exit { code: None, signal: Some(9) };
 
 fn exited(exit: Exit) -> Event {
-    Event::Exited { exit, oom: Oom::No, jitter: 0 }
+    Event::Exited { exit, oom: Oom::No, refuses_config: false, jitter: 0 }
 }
 
 /// Plays `(seconds since the start, event, what is to be done)`; returns where that leads.
@@ -82,7 +82,7 @@ fn three_quick_configuration_failures_halt_until_something_changes() {
 fn what_is_no_configuration_failure() {
     let rows = [
         ("it was ready", 3, true, EXIT_1),
-        ("it took its time", 16, false, EXIT_1),
+        ("it took its time", 6, false, EXIT_1),
         ("another code", 2, false, Exit { code: Some(2), signal: None }),
         ("exit 0", 2, false, EXIT_0),
         ("a signal", 2, false, SIGKILL),
@@ -100,6 +100,20 @@ fn what_is_no_configuration_failure() {
             at = at.step(Event::Timer, now).0;
         }
     }
+}
+
+#[test]
+fn on_a_slow_processor_its_words_say_that_it_is_the_configuration() {
+    let refuses = Event::Exited { exit: EXIT_1, oom: Oom::No, refuses_config: true, jitter: 0 };
+    let (at, _) = play(&[
+        (0, Event::Begin, Some(Effect::Spawn)),
+        (40, refuses, None),
+        (41, Event::Timer, Some(Effect::Spawn)),
+        (90, refuses, None),
+        (92, Event::Timer, Some(Effect::Spawn)),
+        (140, refuses, None),
+    ]);
+    assert_eq!((at.state(), at.last_cause()), (State::Halted, Some(Cause::FailedAtStart)));
 }
 
 #[test]
@@ -224,7 +238,7 @@ proptest! {
                 Move::Exit(code, jitter) if alive => {
                     alive = false;
                     let exit = Exit { code: Some(code), signal: None };
-                    Event::Exited { exit, oom: Oom::Unknown, jitter }
+                    Event::Exited { exit, oom: Oom::Unknown, refuses_config: code == 1, jitter }
                 }
                 Move::NotSpawned if alive => {
                     alive = false;

@@ -33,6 +33,9 @@ use crate::{clock, random};
 /// Of the agent's last words.
 const MAX_WORDS: usize = 40;
 
+/// What the agent says when it does not start for its configuration's sake.
+const REFUSES_CONFIG: &str = "Config invalid";
+
 /// For what is still in the pipes of a process that has ended.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -320,7 +323,8 @@ impl Keeper {
         });
         let words = self.output.since(self.last_spawn.lines, MAX_WORDS);
         let oom = oom::judge(self.last_spawn.oom_kills, oom::kills(), &words);
-        Event::Exited { exit, oom, jitter: random::jitter() }
+        let refuses_config = words.iter().any(|line| line.contains(REFUSES_CONFIG));
+        Event::Exited { exit, oom, refuses_config, jitter: random::jitter() }
     }
 
     /// After the step, so that the cause is known.

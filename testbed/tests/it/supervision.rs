@@ -12,8 +12,8 @@ use testbed::system::{MODEL_KEY, System};
 use crate::chat::{Chat, MAIN};
 use crate::support::{eventually_within, system};
 
-/// For the agent to be there again: a pause, some 3 s of CPU, on a machine that others use too.
-const AGAIN: Duration = Duration::from_secs(60);
+/// For the agent to be there again, or to fail three times: some 3 s of CPU each, on a machine that others use too.
+const AGAIN: Duration = Duration::from_secs(120);
 
 /// What a chat says, to be looked for where it must not be.
 const CANARY: &str = "canary-in-the-chat";
@@ -80,7 +80,9 @@ impl Bed {
         assert_eq!(status, 200, "{text}");
         let history: Value = serde_json::from_str(&text).unwrap();
         let messages = history["messages"].as_array().unwrap_or_else(|| panic!("{text}"));
-        messages.iter().map(|message| text_of(&message["content"])).collect()
+        // Below a line of a person's the agent notes its id.
+        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        messages.iter().map(|message| first_line(text_of(&message["content"]))).collect()
     }
 
     fn agent_config(&self) -> std::path::PathBuf {
