@@ -131,6 +131,15 @@ impl Sidecar {
 
     /// A sidecar that runs the shell script as its agent, and takes `agent` for where that listens.
     pub(crate) async fn supervising(script: &str, agent: SocketAddr) -> Self {
+        Self::supervising_with_log(script, agent, "debug").await
+    }
+
+    /// The same, without a line for each request.
+    pub(crate) async fn supervising_quiet(script: &str, agent: SocketAddr) -> Self {
+        Self::supervising_with_log(script, agent, "info,sidecar::gate=off").await
+    }
+
+    async fn supervising_with_log(script: &str, agent: SocketAddr, filter: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
         let path = |name: &str| place.path().join(name);
         std::fs::write(path("agent.sh"), script).unwrap();
@@ -143,7 +152,8 @@ impl Sidecar {
             .env("AUTOMNA_AGENT_ENTRY", path("agent.sh"))
             .env("AUTOMNA_AGENT_TMP_DIR", path("tmp"))
             .env("AUTOMNA_IMAGE_DIR", path("image"))
-            .env("AUTOMNA_REQUIRE_MOUNT", "off");
+            .env("AUTOMNA_REQUIRE_MOUNT", "off")
+            .env("RUST_LOG", filter);
         Self::spawn(command, place, agent).await
     }
 

@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use crate::harness::{Sidecar, Ticket};
 
 const FILES: usize = 4;
-const BODY_BYTES: usize = 400_000;
+pub(crate) const BODY_BYTES: usize = 400_000;
 
 /// Replaces file `n` by [`BODY_BYTES`] times `byte`; true if the answer says that it has happened.
-async fn put(to: SocketAddr, n: usize, byte: u8) -> bool {
+pub(crate) async fn put(to: SocketAddr, n: usize, byte: u8) -> bool {
     let ticket = Ticket::of_epoch(1).issue();
     let head = format!(
         "PUT /api/files/raw/k/{n} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-automna-ticket: {ticket}\r\n\

@@ -12,6 +12,7 @@
 mod agent_process;
 mod archive;
 mod chat;
+mod drain;
 mod files;
 mod gate;
 mod gateway;
