@@ -261,6 +261,10 @@ fn command(settings: &BootSettings, home: &Path, config_file: &Path) -> AgentCom
             command.set(&format!("{prefix}_{name}"), "1");
         }
     }
+    // Plugins, and so every channel, are loaded by jiti. By default it transpiles all of the agent's own modules
+    // for that, into TMPDIR: 20 s of processor time and more, and a second copy of them in memory. With this it
+    // takes what node can load from node.
+    command.set("JITI_TRY_NATIVE", "1");
     command.set("CLAWDBOT_STATE_DIR", &settings.state_dir);
     command.set("CLAWDBOT_CONFIG_PATH", config_file);
     command.set_secret("CLAWDBOT_GATEWAY_TOKEN", settings.gateway_token.clone());

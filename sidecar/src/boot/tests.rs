@@ -97,6 +97,7 @@ fn trap_08_and_09_one_process_whose_state_lies_on_the_volume() {
         "CLAWDBOT_NO_RESPAWN",
         "CLAWDBOT_STATE_DIR",
         "HOME",
+        "JITI_TRY_NATIVE",
         "LANG",
         "NO_COLOR",
         "NPM_CONFIG_CACHE",
@@ -122,7 +123,7 @@ fn refusals_say_whose_fault_it_is_in_one_sentence() {
     let bed = Bed::new();
     bed.prepare().unwrap();
     let mut other = Bed::new();
-    other.settings.data_dir = bed.settings.data_dir.clone();
+    other.settings.data_dir = bed.settings.data_dir;
     other.settings.user = "user_b".parse().unwrap();
     check(&other, Fault::Data);
 

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod boot;
 mod browser;
 mod chat;
 mod contract;

@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    fn repaired(before: Value) -> (Value, Vec<&'static str>) {
+    fn repaired(before: &Value) -> (Value, Vec<&'static str>) {
         let mut config = before.as_object().unwrap().clone();
         let done = repair(&mut config);
         let mut again = config.clone();
@@ -96,7 +96,7 @@ mod tests {
             (json!({}), json!({}), vec![]),
         ];
         for (before, after, done) in rows {
-            assert_eq!(repaired(before.clone()), (after, done), "{before}");
+            assert_eq!(repaired(&before), (after, done), "{before}");
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 const INCLUDE: &str = "$include";
 
 /// Keys from the top to the value. No key is ever split: names of models hold dots.
-pub type KeyPath = Vec<String>;
+pub(super) type KeyPath = Vec<String>;
 
 /// What we want of one value.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,7 +180,7 @@ mod tests {
         Written { path: path(text), value }
     }
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
@@ -207,7 +207,7 @@ mod tests {
         ];
         for (what, existing, last, expect) in rows {
             let last: Vec<Written> = last.into_iter().map(|value| written("a.b", value)).collect();
-            let merged = merge(&object(existing), &last, &[rule("a.b", now())]);
+            let merged = merge(&object(&existing), &last, &[rule("a.b", now())]);
             assert_eq!(Value::Object(merged.config), expect, "{what}");
         }
     }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn theirs_stays_theirs_when_we_change_our_mind_twice() {
         let mut last = Vec::new();
-        let mut config = object(json!({}));
+        let mut config = object(&json!({}));
         for (ours, theirs) in [("v1", None), ("v2", Some(json!("mine"))), ("v3", None), ("v4", None)] {
             let merged = merge(&config, &last, &[rule("a", Want::Default(json!(ours)))]);
             (config, last) = (merged.config, merged.written);
@@ -237,7 +237,7 @@ mod tests {
             rule("i.j.k", Want::Absent),
             rule("never", Want::Absent),
         ];
-        let merged = merge(&object(existing), &[], &rules);
+        let merged = merge(&object(&existing), &[], &rules);
         assert_eq!(Value::Object(merged.config), json!({"g": {"port": 2, "x": 1}, "h": {"deep": []}}));
     }
 
@@ -250,7 +250,7 @@ mod tests {
             written("d.e", json!(3)),
             written("z", json!(1)),
         ];
-        let merged = merge(&object(existing), &last, &[]);
+        let merged = merge(&object(&existing), &last, &[]);
         assert_eq!(Value::Object(merged.config), json!({"c": 2, "d": {"f": 4}}));
         assert_eq!(merged.written, []);
     }
@@ -288,14 +288,13 @@ mod tests {
     fn leaves(config: &Map<String, Value>) -> Vec<(KeyPath, Value)> {
         let mut found = Vec::new();
         for (key, value) in config {
-            match value {
-                Value::Object(below) if !below.is_empty() => {
-                    for (mut path, value) in leaves(below) {
-                        path.insert(0, key.clone());
-                        found.push((path, value));
-                    }
+            if let Some(below) = value.as_object().filter(|below| !below.is_empty()) {
+                for (mut path, value) in leaves(below) {
+                    path.insert(0, key.clone());
+                    found.push((path, value));
                 }
-                value => found.push((vec![key.clone()], value.clone())),
+            } else {
+                found.push((vec![key.clone()], value.clone()));
             }
         }
         found

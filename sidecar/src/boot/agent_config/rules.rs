@@ -244,7 +244,7 @@ mod tests {
         ("SLACK_DM_POLICY", "open"),
     ];
 
-    fn rules_for(given: &[(&str, &str)], existing: Value) -> (Vec<Rule>, Vec<Alert>) {
+    fn rules_for(given: &[(&str, &str)], existing: &Value) -> (Vec<Rule>, Vec<Alert>) {
         let around = Surroundings {
             agent: ([127, 0, 0, 1], 18789).into(),
             workspace: Path::new("/data/workspace"),
@@ -254,15 +254,15 @@ mod tests {
         rules(around, existing.as_object().unwrap())
     }
 
-    fn merged(given: &[(&str, &str)], existing: Value) -> (Value, Vec<Alert>) {
-        let (rules, alerts) = rules_for(given, existing.clone());
+    fn merged(given: &[(&str, &str)], existing: &Value) -> (Value, Vec<Alert>) {
+        let (rules, alerts) = rules_for(given, existing);
         (merge(existing.as_object().unwrap(), &[], &rules).config.into(), alerts)
     }
 
     /// The merge relies on it.
     #[test]
     fn no_path_is_another_or_above_another() {
-        let (rules, _) = rules_for(EVERYTHING, json!({}));
+        let (rules, _) = rules_for(EVERYTHING, &json!({}));
         for (n, a) in rules.iter().enumerate() {
             for b in rules.iter().skip(n + 1) {
                 assert!(!a.path.starts_with(&b.path) && !b.path.starts_with(&a.path), "{a:?} {b:?}");
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn no_secret_is_written() {
-        let (config, _) = merged(EVERYTHING, json!({}));
+        let (config, _) = merged(EVERYTHING, &json!({}));
         let text = config.to_string();
         for secret in ["1:new", "xoxb", "xapp"] {
             assert!(!text.contains(secret), "{text}");
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn trap_04_proxies_are_trusted_by_their_very_address() {
-        let (config, _) = merged(&[], json!({"gateway": {"trustedProxies": ["0.0.0.0/0", "10.1.0.0"]}}));
+        let (config, _) = merged(&[], &json!({"gateway": {"trustedProxies": ["0.0.0.0/0", "10.1.0.0"]}}));
         assert_eq!(config["gateway"]["trustedProxies"], json!(["127.0.0.1", "::1"]));
     }
 
@@ -294,7 +294,7 @@ mod tests {
             (json!({"session": {"idleMinutes": 60}}), json!({"idleMinutes": 60})),
         ];
         for (existing, expect) in rows {
-            assert_eq!(merged(&[], existing.clone()).0["session"], expect, "{existing}");
+            assert_eq!(merged(&[], &existing).0["session"], expect, "{existing}");
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
             "agents": {"defaults": {"workspace": "/root/clawd", "model": {"primary": "anthropic/claude-sonnet-4-5"}}},
             "channels": {"telegram": {"botToken": "1:old", "enabled": false, "dmPolicy": "allowlist", "allowFrom": [7]}},
         });
-        let (config, alerts) = merged(EVERYTHING, legacy);
+        let (config, alerts) = merged(EVERYTHING, &legacy);
         assert_eq!(config["gateway"]["auth"], json!({"mode": "token"}));
         assert_eq!(config["agents"]["defaults"]["workspace"], "/data/workspace");
         assert_eq!(config["agents"]["defaults"]["model"]["primary"], "anthropic/claude-sonnet-4-5");
@@ -324,6 +324,6 @@ mod tests {
     #[test]
     fn a_token_in_the_file_that_is_the_same_is_no_news() {
         let existing = json!({"channels": {"telegram": {"botToken": " 1:new "}}});
-        assert_eq!(merged(EVERYTHING, existing).1, []);
+        assert_eq!(merged(EVERYTHING, &existing).1, []);
     }
 }

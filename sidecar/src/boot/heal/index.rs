@@ -137,7 +137,7 @@ mod tests {
 
     const DIR: &str = "/data/clawdbot/agents/main/sessions";
 
-    fn relocated(file: Value) -> (Option<Value>, Moved) {
+    fn relocated(file: &Value) -> (Option<Value>, Moved) {
         let mut sessions = json!({"k": {"sessionId": "a", "sessionFile": file, "label": "x"}});
         let sessions = sessions.as_object_mut().unwrap();
         let transcripts = ["a.jsonl", "b-topic-7.jsonl"].map(str::to_owned).into();
@@ -165,7 +165,7 @@ mod tests {
             (json!(format!("{DIR}/not-there-yet.jsonl")), new("not-there-yet.jsonl"), Moved::default()),
         ];
         for (file, expect, moved) in rows {
-            assert_eq!(relocated(file.clone()), (expect, moved), "{file}");
+            assert_eq!(relocated(&file), (expect, moved), "{file}");
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
             bed.mend(&[]);
             let once = bed.index().unwrap();
             prop_assert_eq!(bed.mend(&[]).moved, Moved::default());
-            prop_assert_eq!(bed.index().unwrap(), once.clone());
+            prop_assert_eq!(&bed.index().unwrap(), &once);
             for (key, session) in &sessions {
                 prop_assert_eq!(&once[key]["sessionId"], &session["sessionId"]);
                 prop_assert_eq!(&once[key]["x"], &session["x"]);

@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn ends() {
         let long = format!("{{\"a\":1}}\n{}", "x".repeat(200_000));
-        let rows: &[(&[u8], Mended, Option<&[u8]>, &[u8])] = &[
+        type Row<'a> = (&'a [u8], Mended, Option<&'a [u8]>, &'a [u8]);
+        let rows: &[Row<'_>] = &[
             (b"{}\n", Mended::Whole, Some(b"{}\n"), b""),
             (b"{}\nnot json\n", Mended::Whole, Some(b"{}\nnot json\n"), b""),
             (b"{}\n{\"a\":", Mended::Cut { bytes: 5 }, Some(b"{}\n"), b"{\"a\":"),
