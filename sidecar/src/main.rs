@@ -133,7 +133,12 @@ fn start() -> ExitCode {
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config, prepared, metrics)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(config, prepared, metrics));
+            // A thread that waits for a dead disk must not keep the process from ending.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(StartError::System { what: "runtime", error }),
     };
     match result {
