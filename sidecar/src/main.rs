@@ -50,7 +50,7 @@ use sidecar::metrics::Metrics;
 use sidecar::metrics::labels::Step;
 use sidecar::readiness::Watch;
 use sidecar::server::Slots;
-use sidecar::state::App;
+use sidecar::state::{App, Parts};
 use sidecar::stop::{Stop, Stopper};
 use sidecar::writes::Writes;
 use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stop};
@@ -178,17 +178,17 @@ async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Re
         slots: slots.clone(),
         volume: volume.clone(),
     };
-    let app = App::new(
-        config,
+    let parts = Parts {
         arbiter,
-        files.clone(),
-        uploads.clone(),
+        files: files.clone(),
+        uploads: uploads.clone(),
         readiness,
-        stop.clone(),
-        supervisor.clone(),
-        report,
+        stop: stop.clone(),
+        supervisor: supervisor.clone(),
+        boot: report,
         metrics,
-    );
+    };
+    let app = App::new(config, parts);
     let writes = app.writes.clone();
     sweep(files.clone())?;
     tokio::spawn(purge(uploads, files, stop.clone()));

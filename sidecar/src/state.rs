@@ -60,20 +60,26 @@ pub struct Inner {
     pub followers: Arc<Semaphore>,
 }
 
+/// What the process has set up by its settings.
+#[derive(Debug)]
+pub struct Parts {
+    pub arbiter: Arbiter,
+    pub files: Files,
+    pub uploads: Arc<Uploads>,
+    pub readiness: Watch,
+    pub stop: Stop,
+    /// See [`Inner::supervisor`].
+    pub supervisor: Option<Handle>,
+    /// See [`Inner::boot`].
+    pub boot: Option<Report>,
+    pub metrics: Metrics,
+}
+
 impl App {
     /// Puts the state together. `config` is used up, so that nothing reads it later.
     #[must_use]
-    pub fn new(
-        config: Config,
-        arbiter: Arbiter,
-        files: Files,
-        uploads: Arc<Uploads>,
-        readiness: Watch,
-        stop: Stop,
-        supervisor: Option<Handle>,
-        boot: Option<Report>,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let Parts { arbiter, files, uploads, readiness, stop, supervisor, boot, metrics } = parts;
         let Config { identity, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);

@@ -38,10 +38,11 @@ impl LogFile {
 fn write_all(path: &Path, lines: &Receiver<String>) {
     let mut file = None;
     for line in lines {
-        if let Err(error) = write_one(&mut file, path, &line) {
-            if file.take().is_some() {
-                tracing::warn!(%error, "the agent's log cannot be written");
-            }
+        // Said once for each file that could be opened; the lines are in memory all the same.
+        if let Err(error) = write_one(&mut file, path, &line)
+            && file.take().is_some()
+        {
+            tracing::warn!(%error, "the agent's log cannot be written");
         }
     }
 }

@@ -274,7 +274,7 @@ proptest! {
             // Whatever happened: there is a process to wait for, a time to wait for, or an end that was meant.
             let settled = matches!(at.state(), State::Halted | State::Ended);
             prop_assert!(alive || settled || at.deadline().is_some(), "stuck at {:?}", at.state());
-            prop_assert!(!(draining && !alive) || at.state() == State::Ended);
+            prop_assert!(!draining || alive || at.state() == State::Ended);
             prop_assert!(at.state() != State::Ended || (draining && !alive));
         }
     }

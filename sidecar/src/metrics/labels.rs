@@ -143,15 +143,19 @@ impl Fault {
     /// The kind of an error that was answered with 5xx.
     #[must_use]
     pub fn of(error: &ApiError) -> Self {
-        match error {
-            ApiError::HistoryUnavailable(_) => Self::History,
-            ApiError::File(_) | ApiError::FileRoute { .. } | ApiError::Http(_) => Self::Files,
-            ApiError::AgentCall(_) => Self::AgentCall,
-            ApiError::Agent(_) => Self::AgentConnection,
-            ApiError::EpochNotStored(_) => Self::Epoch,
-            ApiError::ResetFailed(_) => Self::Reset,
-            _ => Self::Other,
-        }
+        // Whatever is not named is "other": a new error needs no place here.
+        let kinds: [(bool, Self); 6] = [
+            (matches!(error, ApiError::HistoryUnavailable(_)), Self::History),
+            (
+                matches!(error, ApiError::File(_) | ApiError::FileRoute { .. } | ApiError::Http(_)),
+                Self::Files,
+            ),
+            (matches!(error, ApiError::AgentCall(_)), Self::AgentCall),
+            (matches!(error, ApiError::Agent(_)), Self::AgentConnection),
+            (matches!(error, ApiError::EpochNotStored(_)), Self::Epoch),
+            (matches!(error, ApiError::ResetFailed(_)), Self::Reset),
+        ];
+        kinds.into_iter().find_map(|(is, kind)| is.then_some(kind)).unwrap_or(Self::Other)
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) async fn get(
     let body = if param(&query, "follow").as_deref() == Some("true") {
         let place = app.followers.clone().try_acquire_owned().map_err(|_| ApiError::TooManyFollowers)?;
         let (lines, follower) = supervisor.output.follow(count);
-        Body::from_stream(follow(lines, follower, place, app.stop.clone()))
+        Body::from_stream(follow(text(&lines), follower, place, app.stop.clone()))
     } else {
         Body::from(text(&supervisor.output.tail(count)))
     };
@@ -57,12 +57,12 @@ pub(super) async fn get(
 }
 
 fn follow(
-    lines: Vec<Arc<Line>>,
+    first: String,
     follower: Follower,
     place: OwnedSemaphorePermit,
     stop: Stop,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
-    let first = stream::iter([Ok(Bytes::from(text(&lines)))]);
+    let first = stream::iter([Ok(Bytes::from(first))]);
     let rest = stream::unfold((follower, place, stop), async |(mut follower, place, mut stop)| {
         let line = tokio::select! {
             biased;
