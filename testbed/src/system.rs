@@ -338,7 +338,7 @@ impl Machine {
         &self.admin_url
     }
 
-    fn public_addr(&self) -> Result<std::net::SocketAddr> {
+    fn public_addr(&self) -> Result<SocketAddr> {
         self.public_url.trim_start_matches("http://").parse().context("the sidecar's address is none")
     }
 
