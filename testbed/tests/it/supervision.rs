@@ -106,10 +106,7 @@ impl Bed {
 }
 
 fn text_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        content => content[0]["text"].as_str().unwrap_or_default().to_owned(),
-    }
+    content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default().to_owned()
 }
 
 fn kill(signal: &str, pid: &str) {
@@ -121,9 +118,10 @@ fn is_alive(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-/// Kills the agent and the sidecar by turns, each time in the middle of a run.
-async fn kills(user: &str, rounds: usize) {
+/// Kills the agent and the sidecar by turns, each time in the middle of a run. Returns how long each was away.
+async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
     let mut bed = Bed::start(user).await;
+    let mut again = Vec::new();
     let mut expect = Vec::new();
     for round in 0..rounds {
         let mut chat = bed.chat().await;
@@ -146,7 +144,7 @@ async fn kills(user: &str, rounds: usize) {
         }
         let after = bed.pid().await;
         assert_ne!(before, after);
-        println!("round {round}: there again {} ms after the kill", killed.elapsed().as_millis());
+        again.push(killed.elapsed());
         let history = bed.history().await;
         // The history has the last 200 messages.
         let mut told = expect.iter().skip(expect.len().saturating_sub(40));
@@ -161,17 +159,18 @@ async fn kills(user: &str, rounds: usize) {
     let mut chat = bed.chat().await;
     assert_eq!(chat.say("still there", "k-last").await.as_deref(), Some("You said: still there"));
     bed.system.stop().await.unwrap();
+    again
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_and_a_machine_that_are_killed_come_back_and_history_is_complete() {
-    kills("user_killed", 2).await;
+    println!("away for {:?}", kills("user_killed", 2).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour"]
 async fn a_hundred_kills_lose_no_line_and_leave_no_session_stuck() {
-    kills("user_killed_often", 100).await;
+    println!("away for {:?}", kills("user_killed_often", 100).await);
 }
 
 async fn process_gone(pid: &str) -> bool {
@@ -211,7 +210,7 @@ async fn a_gateway_change_with_a_stuck_client_is_exit_0_and_the_agent_comes_back
     let stuck = Chat::connect(&agent, Some(&bed.gateway_token())).await;
 
     bed.change_config(|config| {
-        config["gateway"]["trustedProxies"] = json!(["127.0.0.1", "::1", "127.0.0.9"])
+        config["gateway"]["trustedProxies"] = json!(["127.0.0.1", "::1", "127.0.0.9"]);
     });
     let status = bed.when("it has exited", |s| s["agent"]["exits"]["clean"] == 1).await;
     assert_eq!(status["agent"]["lastExit"]["code"], 0, "{status}");
