@@ -91,6 +91,16 @@ Settings come from the environment:
   AUTOMNA_LISTEN         the public listener (0.0.0.0:8080)
   AUTOMNA_ADMIN_LISTEN   the private listener (127.0.0.1:8081)
   AUTOMNA_AGENT_ADDR     where the agent listens (127.0.0.1:18789)
+  AUTOMNA_AGENT_ENTRY    the agent's dist/entry.js; without it somebody else starts the agent
+  AUTOMNA_AGENT_NODE     what runs it (node)
+  AUTOMNA_AGENT_HEAP_MB  the most that it keeps on its heap (node's own choice)
+  AUTOMNA_AGENT_TMP_DIR  for its temporary files (/tmp)
+  AUTOMNA_IMAGE_DIR      the image's files for workspaces (/opt/automna)
+  AUTOMNA_LEGACY_HOME    where links to the agent's folders are made (none)
+  AUTOMNA_REQUIRE_MOUNT  whether the data directory must be a mount point: on or off (on)
+  AUTOMNA_ADOPT_VOLUME   whose a volume is that holds data and does not say so (nobody's)
+  TZ, PATH               passed on to the agent (UTC, Debian's)
+  ANTHROPIC_API_KEY, ... keys and addresses of models and channels, passed on: see boot/credentials.rs
   AUTOMNA_CLIENT_SCOPES  what clients may do at most (operator.read,operator.write)
   RUST_LOG               what to log (info)
 ";
