@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_name_is_the_agents() {
-        // Computed with sha1sum; a real agent is started on such a lock in the tests of the testbed.
+        // Computed with sha1sum. That a real agent's lock is found, `it::boot` shows.
         let path = lock_path(Path::new("/tmp"), Path::new("/data/clawdbot/clawdbot.json"));
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(name, "gateway.3bc34430.lock");

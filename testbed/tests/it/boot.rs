@@ -14,7 +14,7 @@ use shared::time::UnixMillis;
 use sidecar::agent_rpc::{self, Scope};
 use sidecar::boot::credentials::Credentials;
 use sidecar::boot::settings::{Program, VolumeSettings};
-use sidecar::boot::{self, Alert, BootSettings, Prepared};
+use sidecar::boot::{self, Alert, BootError, BootSettings, Prepared};
 use tempfile::TempDir;
 use testbed::agent::READY_WITHIN;
 use testbed::model_stub::ModelStub;
@@ -222,7 +222,13 @@ async fn trap_02_the_lock_of_a_process_that_seems_to_live() {
     assert_eq!((prepared.report.healed.locks, prepared.report.healed.tails_cut), (1, 1));
     let agent = machine.start(&prepared).await;
     agent.say("is anybody there").await;
+    // While it runs, nobody heals its files: a sidecar that finds it alive does not start.
+    let settings = machine.settings.clone();
+    let refused = tokio::task::spawn_blocking(move || boot::prepare(&settings, UnixMillis(2))).await.unwrap();
+    let pid = agent.process.pid();
+    assert!(matches!(&refused, Err(BootError::StillRunning { pid: found }) if *found == pid), "{refused:?}");
     agent.stop().await;
+    machine.prepare();
     let text = read_transcript(&machine.transcript());
     assert!(text.contains("an old answer") && text.contains("is anybody there"), "{text}");
 }

@@ -5,7 +5,6 @@
 //!
 //! | value | the agent's own default | why not |
 //! |---|---|---|
-//! | `plugins.slots.memory: "none"` | `"memory-core"` | its first start transpiles the agent: a minute and 1.2 GB |
 //! | `browser.enabled: false` | `true` | there is no browser in the image; two more ports |
 //! | `canvasHost.enabled: false` | `true` | it serves devices on a local network, of which there are none |
 //! | `discovery.wideArea.enabled: false` | `false` | as it is, written down |
@@ -13,6 +12,9 @@
 //! | `session.reset` idle, ten years | daily at 04:00 | conversations are not thrown away at night |
 //! | `agents.defaults.model.primary` | `anthropic/claude-opus-4-5` | by the keys that were given |
 //! | `channels.*` | off | on, for the tokens that were given |
+//!
+//! The memory plugin stays on. What made it dear, a minute and 1.2 GB at the first start, was that the agent was
+//! transpiled for it; the environment that [`crate::boot::prepare`] makes sees to that.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,7 +45,6 @@ pub(super) fn rules(around: Surroundings<'_>, existing: &Map<String, Value>) -> 
     rules.extend([
         managed("agents.defaults.workspace", around.workspace.to_string_lossy()),
         managed("logging.file", around.log.to_string_lossy()),
-        default("plugins.slots.memory", "none"),
         default("browser.enabled", false),
         default("canvasHost.enabled", false),
         default("discovery.wideArea.enabled", false),
