@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shared::ticket::TicketError;
 
+use crate::agent::supervision::{NoRestart, RESTART_INTERVAL};
 use crate::agent_rpc::RpcError;
 use crate::files::error::FileError;
 use crate::files::search::ask::AskError;
@@ -77,6 +78,18 @@ pub enum ApiError {
     Http(#[from] HttpError),
     #[error("the agent does not answer: {0}")]
     Agent(#[source] Arc<AgentError>),
+    #[error("the machine is about to stop")]
+    Draining,
+    #[error("the agent is not ours to start or to read")]
+    AgentElsewhere,
+    #[error("the agent is stopping or restarting")]
+    AgentStopping,
+    #[error("a restart was asked for less than {} s ago", RESTART_INTERVAL.as_secs())]
+    RestartTooSoon { retry_after_seconds: u64 },
+    #[error("tail is no number of lines")]
+    BadTail,
+    #[error("too many clients follow the log")]
+    TooManyFollowers,
 }
 
 /// What a route was doing with files: the legacy contract words its failures by that.
@@ -175,6 +188,18 @@ pub enum HttpError {
     BusySearching,
     #[error("too many clients listen for changes")]
     BusyListening,
+}
+
+impl From<NoRestart> for ApiError {
+    fn from(refusal: NoRestart) -> Self {
+        match refusal {
+            NoRestart::Stopping => Self::AgentStopping,
+            // Rounded up: who comes at that time is not refused again.
+            NoRestart::TooSoon { retry_after } => {
+                Self::RestartTooSoon { retry_after_seconds: retry_after.as_secs().saturating_add(1) }
+            }
+        }
+    }
 }
 
 impl From<AgentError> for ApiError {

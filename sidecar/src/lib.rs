@@ -3,7 +3,8 @@
 //! ```text
 //! accept ([server]) ─▶ [gate]: ticket ([auth]) ─▶ epoch ([epoch]) ─▶ [routes] ─┬─ our own API: [files], [watch], [history], chat ([agent_rpc]), …
 //!                                                                              └─ [proxy]: page, WebSocket ─▶ agent
-//! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent
+//! private port ([admin]): live, ready ◀─ [readiness], a kept connection to the agent; [metrics]
+//! [agent]: starts it, keeps it alive, ends it                       [drain]: the machine's end, in order
 //! ```
 //!
 //! Begin with `main.rs`, the story of the process, then [`routes::app`], the route table.
@@ -16,7 +17,7 @@
 //!   them do the I/O.
 //! * What a client sends is never logged: no query, no ticket, no frame.
 //!
-//! What it is not, on purpose: it does not start the agent, it keeps no session of its own, it verifies no
+//! What it is not, on purpose: it keeps no session of its own, it verifies no
 //! browser's proof (the edge does), and it holds no secret but its machine's derived key.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod auth;
 pub mod boot;
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod epoch;
 pub mod error;
 pub mod files;
@@ -35,6 +37,7 @@ pub mod gate;
 pub mod history;
 pub mod http_semantics;
 pub mod logging;
+pub mod metrics;
 pub mod proxy;
 pub mod random;
 pub mod readiness;
@@ -47,6 +50,7 @@ pub mod state;
 pub mod stop;
 pub mod watch;
 pub mod workspace;
+pub mod writes;
 
 /// The version that every answer carries in [`shared::wire::SIDECAR_HEADER`].
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -2,51 +2,78 @@
 //!
 //! 1. Settings are read from the environment. One that is missing or wrong: one sentence, exit code 78.
 //! 2. Logging starts, as JSON on standard output.
-//! 3. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
+//! 3. The volume and the agent's files are prepared ([`sidecar::boot`]). If they cannot be used: one sentence, and 65
+//!    (what is on the volume), 78 (what the machine was told or not given) or 71.
+//! 4. The highest epoch ever served is read from the volume. If it cannot be: one sentence, exit code 65, since
 //!    to serve without it could be to serve an older one.
 //!    Then the workspace is opened, and the folder of uploads, from which is removed what has expired.
-//! 4. Both listeners are bound, with a bound on how long a client may take nothing, then named in the log line `listening`. If one cannot be: exit code 71.
+//! 5. Both listeners are bound, with a bound on how long a client may take nothing, then named in the log line `listening`. If one cannot be: exit code 71.
 //!    In the background, what an earlier process left in the workspace under temporary names is removed, and once an
 //!    hour what has been in the trash, or unfinished, for too long.
-//! 5. A connection to the agent is opened and kept, for `/ready`; both listeners serve.
-//! 6. SIGTERM or SIGINT: no further connection is accepted. Then, at the same time, requests under way finish,
-//!    and open WebSockets are closed with 1012, at the end of the frame that is under way.
-//! 7. When nothing is connected any more, or after [`DRAIN_TIMEOUT`], the process ends with exit code 0.
+//! 6. A connection to the agent is opened as soon as it listens, and kept, for `/ready`; both listeners serve.
+//! 7. The agent is started, and started again whenever it ends ([`sidecar::agent::supervision`]).
+//! 8. SIGTERM or SIGINT: the drain ([`sidecar::drain`]), within [`drain::BUDGET`]:
+//!    1. New writes and new sockets are refused with 503 and `Retry-After`; open WebSockets are closed with 1012,
+//!       at the end of the frame that is under way. Reads are still answered.
+//!    2. Writes under way finish.
+//!    3. The agent is told to end, and killed if it has not after 6 s; with it, all that it had started.
+//!    4. The volume is made durable.
+//!    5. The data plane does its last copy.
+//!    6. No further connection is accepted; what is connected finishes.
+//! 9. Exit code 0 if all that was acknowledged is safe, 74 if not.
 //!
-//! The agent is not started here: it must be running, or `/ready` says that it is not.
+//! Without `AUTOMNA_AGENT_ENTRY` the agent runs elsewhere: steps 3 and 7 do not happen, and nobody ends it.
 
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use shared::secret::Secret;
 use shared::time::UnixMillis;
+use sidecar::admin::Admin;
+use sidecar::agent::command::AgentCommand;
+use sidecar::agent::output::Output;
+use sidecar::agent::redact::Redactor;
+use sidecar::agent::{launch, supervisor};
+use sidecar::boot::{self, Fault, Prepared};
 use sidecar::config::Config;
-use sidecar::epoch::{Arbiter, LoadError};
+use sidecar::drain::{self, NoDataPlane, Outcome};
+use sidecar::epoch::{Arbiter, LoadError, STATE_DIR};
 use sidecar::files::serve_tus::Uploads;
 use sidecar::files::{Files, litter, trash};
+use sidecar::metrics::Metrics;
+use sidecar::metrics::labels::Step;
+use sidecar::readiness::Watch;
 use sidecar::server::Slots;
-use sidecar::state::App;
-use sidecar::stop::Stop;
+use sidecar::state::{App, Parts};
+use sidecar::stop::{Stop, Stopper};
+use sidecar::writes::Writes;
 use sidecar::{VERSION, admin, clock, logging, readiness, routes, server, stall, stop};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The machine is killed soon after the signal; what has not ended by then would be cut off anyway.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// For fsync, later for files. They wait for the disk, not for the processor, so more than cores is right.
 const MAX_BLOCKING_THREADS: usize = 8;
+
+/// Below the sidecar's own folder.
+const AGENT_LOG: &str = "agent.log";
+
+/// Below the agent's state.
+const AGENT_CONFIG: &str = "clawdbot.json";
 
 /// They live for days, so an hour more does not matter.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// sysexits.h: the command line, the data, the system, the configuration.
+/// sysexits.h: the command line, the data, the system, input and output, the configuration.
 const EXIT_USAGE: u8 = 64;
 const EXIT_DATA: u8 = 65;
 const EXIT_SYSTEM: u8 = 71;
+const EXIT_IO: u8 = 74;
 const EXIT_CONFIG: u8 = 78;
 
 const HELP: &str = "\
@@ -64,17 +91,36 @@ Settings come from the environment:
   AUTOMNA_LISTEN         the public listener (0.0.0.0:8080)
   AUTOMNA_ADMIN_LISTEN   the private listener (127.0.0.1:8081)
   AUTOMNA_AGENT_ADDR     where the agent listens (127.0.0.1:18789)
+  AUTOMNA_AGENT_ENTRY    the agent's dist/entry.js; without it somebody else starts the agent
+  AUTOMNA_AGENT_NODE     what runs it (node)
+  AUTOMNA_AGENT_HEAP_MB  the most that it keeps on its heap (node's own choice)
+  AUTOMNA_AGENT_TMP_DIR  for its temporary files (/tmp)
+  AUTOMNA_IMAGE_DIR      the image's files for workspaces (/opt/automna)
+  AUTOMNA_LEGACY_HOME    where links to the agent's folders are made (none)
+  AUTOMNA_REQUIRE_MOUNT  whether the data directory must be a mount point: on or off (on)
+  AUTOMNA_ADOPT_VOLUME   whose a volume is that holds data and does not say so (nobody's)
+  TZ, PATH               passed on to the agent (UTC, Debian's)
+  ANTHROPIC_API_KEY, ... keys and addresses of models and channels, passed on: see boot/credentials.rs
   AUTOMNA_CLIENT_SCOPES  what clients may do at most (operator.read,operator.write)
   RUST_LOG               what to log (info)
 ";
 
+const USAGE: &str = "The sidecar takes no arguments but --help and --version.";
+
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
+    let mut arguments = std::env::args_os().skip(1);
+    let (first, second) = (arguments.next(), arguments.next());
+    match (first.as_ref().and_then(|argument| argument.to_str()), &second) {
+        // Ourselves, on the way to being the agent.
+        (Some(launch::ARGUMENT), Some(_)) => {
+            let error = launch::become_agent(second.into_iter().chain(arguments));
+            fail(EXIT_SYSTEM, &format!("The agent cannot be started: {error}."))
+        }
+        (None, _) if first.is_some() => fail(EXIT_USAGE, USAGE),
         (None, _) => start(),
         (Some("--help" | "-h"), None) => print(HELP),
         (Some("--version" | "-V"), None) => print(&format!("sidecar {VERSION}\n")),
-        (Some(_), _) => fail(EXIT_USAGE, "The sidecar takes no arguments but --help and --version."),
+        (Some(_), _) => fail(EXIT_USAGE, USAGE),
     }
 }
 
@@ -84,22 +130,35 @@ fn start() -> ExitCode {
         Err(error) => return fail(EXIT_CONFIG, &error.to_string()),
     };
     let _written_at_the_end = logging::start(config.log_filter.as_deref());
+    let begun = Instant::now();
+    let prepared = match config.boot.as_ref().map(|boot| boot::prepare(boot, clock::now())).transpose() {
+        Ok(prepared) => prepared,
+        Err(error) => return fail(exit_code(error.fault()), &error.to_string()),
+    };
+    let metrics = Metrics::default();
+    metrics.booted(Step::Boot, begun.elapsed());
     // One thread for all connections: they mostly wait, and their buffers are then shared.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(config, prepared, metrics));
+            // A thread that waits for a dead disk must not keep the process from ending.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(StartError::System { what: "runtime", error }),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(outcome) if outcome.is_safe() => ExitCode::SUCCESS,
+        Ok(_) => fail(EXIT_IO, "The machine stops, and something may be unsaved: see the log."),
         Err(error) => fail(error.exit_code(), &error.to_string()),
     }
 }
 
-async fn run(config: Config) -> Result<(), StartError> {
+async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Result<Outcome, StartError> {
     let arbiter = Arbiter::load(&config.data_dir)?;
     let files = Files::open(&config.workspace_dir)
         .map_err(|error| StartError::System { what: "workspace", error })?;
@@ -116,25 +175,105 @@ async fn run(config: Config) -> Result<(), StartError> {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = App::new(config, arbiter, files.clone(), uploads.clone(), readiness.clone(), stop.clone());
-    let app = routes::app(app);
+    let volume = config.data_dir.clone();
+    let (command, report) = prepared.map(|prepared| (prepared.command, prepared.report)).unzip();
+    let supervisor =
+        command.map(|command| supervise(&config, command, readiness.clone(), metrics.clone())).transpose()?;
     let slots = Slots::default();
+    let admin = Admin {
+        readiness: readiness.clone(),
+        stop: stop.clone(),
+        metrics: metrics.clone(),
+        supervisor: supervisor.clone(),
+        slots: slots.clone(),
+        volume: volume.clone(),
+    };
+    let parts = Parts {
+        arbiter,
+        files: files.clone(),
+        uploads: uploads.clone(),
+        readiness,
+        stop: stop.clone(),
+        supervisor: supervisor.clone(),
+        boot: report,
+        metrics,
+    };
+    let app = App::new(config, parts);
+    let writes = app.writes.clone();
     sweep(files.clone())?;
     tokio::spawn(purge(uploads, files, stop.clone()));
-    tokio::spawn(server::serve(private, admin::app(readiness), Slots::default(), stop.clone()));
-    tokio::spawn(server::serve(public, app, slots.clone(), stop));
+    tokio::spawn(server::serve(private, admin::app(admin), Slots::default(), stop.clone()));
+    tokio::spawn(server::serve(public, routes::app(app), slots.clone(), stop));
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
-    stopper.stop();
-    if tokio::time::timeout(DRAIN_TIMEOUT, slots.all_free()).await.is_err() {
-        tracing::warn!("stopped while clients were still connected");
+    let steps = MachineStops { stopper, writes, supervisor, volume, slots };
+    let outcome = drain::run(&steps, &NoDataPlane).await;
+    tracing::info!(safe = outcome.is_safe(), ?outcome, "stopped");
+    Ok(outcome)
+}
+
+/// Starts the agent. What it prints is kept without the secrets that it and we are given.
+fn supervise(
+    config: &Config,
+    command: AgentCommand,
+    readiness: Watch,
+    metrics: Metrics,
+) -> Result<supervisor::Handle, StartError> {
+    let key = &config.identity.key;
+    let own = [key.gateway_token()].into_iter().chain(Secret::new(key.expose().as_str()));
+    let redactor = Redactor::new(supervisor::secrets_of(&command).chain(own));
+    let output = Output::new(redactor, Some(config.data_dir.join(STATE_DIR).join(AGENT_LOG)));
+    let config_file = config.agent_state_dir.join(AGENT_CONFIG);
+    let boot = config.boot.clone();
+    let heal = supervisor::Heal(Arc::new(move || {
+        if let Some(boot) = &boot {
+            boot::heal_again(boot, clock::now());
+        }
+    }));
+    let settings = supervisor::Settings { command, address: config.agent, config_file, heal };
+    supervisor::start(settings, output, readiness, metrics)
+        .map_err(|error| StartError::System { what: "supervision of the agent", error })
+}
+
+/// What the drain does to this process.
+struct MachineStops {
+    stopper: Stopper,
+    writes: Writes,
+    supervisor: Option<supervisor::Handle>,
+    volume: PathBuf,
+    slots: Slots,
+}
+
+impl drain::Steps for MachineStops {
+    fn refuse_writes_and_tell_clients(&self) {
+        self.stopper.drain();
     }
-    tracing::info!("stopped");
-    Ok(())
+
+    async fn writes_done(&self) {
+        self.writes.done().await;
+    }
+
+    async fn end_agent(&self) {
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.drain().await;
+        }
+    }
+
+    /// Of the whole volume: the agent itself makes nothing durable that it writes.
+    async fn make_durable(&self) -> io::Result<()> {
+        let volume = self.volume.clone();
+        let sync = move || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(volume)?)?) };
+        tokio::task::spawn_blocking(sync).await.map_err(io::Error::other)?
+    }
+
+    async fn let_clients_go(&self) {
+        self.stopper.stop();
+        self.slots.all_free().await;
+    }
 }
 
 /// Removes what a crash left in the workspace, and what is due in the trash. On a thread of its own: it can take half a minute, the pool is for
@@ -201,7 +340,7 @@ enum StartError {
     #[error(transparent)]
     Epoch(#[from] LoadError),
     #[error("The {what} cannot be set up: {error}.")]
-    System { what: &'static str, error: std::io::Error },
+    System { what: &'static str, error: io::Error },
 }
 
 impl StartError {
@@ -213,8 +352,16 @@ impl StartError {
     }
 }
 
+const fn exit_code(fault: Fault) -> u8 {
+    match fault {
+        Fault::Data => EXIT_DATA,
+        Fault::Configuration => EXIT_CONFIG,
+        Fault::System => EXIT_SYSTEM,
+    }
+}
+
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -223,6 +370,6 @@ fn print(text: &str) -> ExitCode {
 /// One sentence for whoever reads the console.
 fn fail(code: u8, sentence: &str) -> ExitCode {
     // If even standard error is closed, the exit code still speaks.
-    let _unheard = writeln!(std::io::stderr(), "{sentence}");
+    let _unheard = writeln!(io::stderr(), "{sentence}");
     ExitCode::from(code)
 }

@@ -17,6 +17,13 @@ pub fn mask_key() -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// Any number, by which waiting times differ.
+#[must_use]
+pub fn jitter() -> u8 {
+    let [jitter, ..] = bits().to_be_bytes();
+    jitter
+}
+
 /// 16 hexadecimal digits, for the name of a temporary file.
 #[must_use]
 pub fn name() -> String {

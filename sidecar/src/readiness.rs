@@ -5,6 +5,7 @@
 //! itself; that is the sign.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::secret::Secret;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -30,11 +31,12 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(45);
 /// thread for two minutes, and a new connection would only add to its load.
 const GIVE_UP: Duration = Duration::from_secs(180);
 
-/// For the handshake and the answer to `connect`, for the same reason.
+/// For the handshake and the answers to `connect` and `health`, for the same reason.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// On loopback a refusal costs next to nothing, and a pause here is one before the machine is ready.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Every client gets every event, and a single one was seen to have 922 KB. A history, which we do not ask for,
 /// has 6 MB.
@@ -60,19 +62,22 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Nothing,
-    Alive(Instant),
+    Alive { connected: Instant, heard: Instant },
     Lost(&'static str),
 }
 
 /// Looks at the kept connection. Clones look at the same one.
 #[derive(Debug, Clone)]
-pub struct Watch(watch::Receiver<Seen>);
+pub struct Watch {
+    seen: watch::Receiver<Seen>,
+    anew: Arc<Notify>,
+}
 
 impl Watch {
     /// Whether the agent can serve now, and why not.
     #[must_use]
     pub fn now(&self) -> Answer {
-        judge(*self.0.borrow(), Instant::now())
+        judge(*self.seen.borrow(), Instant::now())
     }
 }
 
@@ -80,14 +85,28 @@ impl Watch {
     /// The same, for whoever wants to know which kind of trouble it is.
     #[must_use]
     pub fn look(&self) -> (Health, Answer) {
-        let seen = *self.0.borrow();
+        let seen = *self.seen.borrow();
         let answer = judge(seen, Instant::now());
         let health = match seen {
-            Seen::Alive(_) if answer.ready => Health::Running,
-            Seen::Alive(_) => Health::NotResponding,
+            Seen::Alive { .. } if answer.ready => Health::Running,
+            Seen::Alive { .. } => Health::NotResponding,
             Seen::Nothing | Seen::Lost(_) => Health::NotRunning,
         };
         (health, answer)
+    }
+
+    /// The agent has just been started: whatever is known is about another process, and it is asked anew at once.
+    pub fn begin_anew(&self) {
+        self.anew.notify_one();
+    }
+
+    /// Returns once a connection is there that was opened after `then`: the process that listens now answers.
+    /// Never returns if no further one will be opened.
+    pub async fn connected_after(&mut self, then: Instant) {
+        let new = |seen: &Seen| matches!(seen, Seen::Alive { connected, .. } if *connected > then);
+        if self.seen.wait_for(new).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -103,10 +122,10 @@ fn judge(seen: Seen, now: Instant) -> Answer {
     match seen {
         Seen::Nothing => Answer { ready: false, reason: "the agent has not answered yet" },
         Seen::Lost(reason) => Answer { ready: false, reason },
-        Seen::Alive(at) if now.saturating_duration_since(at) <= SIGN_OF_LIFE => {
+        Seen::Alive { heard, .. } if now.saturating_duration_since(heard) <= SIGN_OF_LIFE => {
             Answer { ready: true, reason: "the agent answers" }
         }
-        Seen::Alive(_) => Answer { ready: false, reason: "the agent has been silent for more than 45 s" },
+        Seen::Alive { .. } => Answer { ready: false, reason: "the agent has been silent for more than 45 s" },
     }
 }
 
@@ -114,21 +133,30 @@ fn judge(seen: Seen, now: Instant) -> Answer {
 #[must_use]
 pub fn keep(agent: Agent, mut stop: Stop) -> Watch {
     let (seen, watch) = watch::channel(Seen::Nothing);
+    let anew = Arc::new(Notify::new());
+    let watch = Watch { seen: watch, anew: anew.clone() };
     tokio::spawn(async move {
         tokio::select! {
-            () = attend(agent, seen) => {}
+            () = attend(agent, seen, &anew) => {}
             () = stop.requested() => {}
         }
     });
-    Watch(watch)
+    watch
 }
 
-async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
+async fn attend(agent: Agent, seen: watch::Sender<Seen>, anew: &Notify) {
     let mut pause = BACKOFF_MIN;
     loop {
-        let reason = connection(&agent, &seen).await;
+        let reason = tokio::select! {
+            reason = connection(&agent, &seen) => reason,
+            () = anew.notified() => {
+                seen.send_replace(Seen::Lost("the agent has just been started"));
+                pause = BACKOFF_MIN;
+                continue;
+            }
+        };
         let before = seen.send_replace(Seen::Lost(reason));
-        if matches!(before, Seen::Alive(_)) {
+        if matches!(before, Seen::Alive { .. }) {
             pause = BACKOFF_MIN;
         }
         if before != Seen::Lost(reason) {
@@ -141,6 +169,8 @@ async fn attend(agent: Agent, seen: watch::Sender<Seen>) {
 
 /// Opens one connection and follows it; returns why it is over.
 async fn connection(agent: &Agent, seen: &watch::Sender<Seen>) -> &'static str {
+    // Before the handshake: what it reaches was there by then.
+    let connected = Instant::now();
     let mut socket = match timeout(HANDSHAKE_TIMEOUT, handshake(agent)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(reason)) => return reason,
@@ -148,7 +178,7 @@ async fn connection(agent: &Agent, seen: &watch::Sender<Seen>) -> &'static str {
     };
     tracing::info!("agent ready");
     loop {
-        seen.send_replace(Seen::Alive(Instant::now()));
+        seen.send_replace(Seen::Alive { connected, heard: Instant::now() });
         match timeout(GIVE_UP, socket.next()).await {
             // Whatever it is: the agent's thread has come round to it.
             Ok(Some(Ok(_))) => {}
@@ -167,7 +197,25 @@ async fn handshake(agent: &Agent) -> Result<WebSocketStream<TcpStream>, &'static
     let (mut socket, _response) = client_async_with_config(url, stream, Some(config))
         .await
         .map_err(|_| "the agent does not take WebSockets")?;
-    socket.send(Message::text(connect(&agent.token))).await.map_err(|_| "the agent closed the connection")?;
+    if !ask(&mut socket, CONNECT_ID, connect(&agent.token)).await? {
+        return Err("the agent refused the connection");
+    }
+    // That it answers a call says more than that it lets us in.
+    let health = json!({ "type": "req", "id": HEALTH_ID, "method": "health", "params": {} });
+    if !ask(&mut socket, HEALTH_ID, health.to_string()).await? {
+        return Err("the agent says that it is not well");
+    }
+    Ok(socket)
+}
+
+/// Sends a request and waits for its answer: whether that says yes.
+async fn ask(
+    socket: &mut WebSocketStream<TcpStream>,
+    id: &str,
+    request: String,
+) -> Result<bool, &'static str> {
+    const CLOSED: &str = "the agent closed the connection";
+    socket.send(Message::text(request)).await.map_err(|_| CLOSED)?;
     while let Some(message) = socket.next().await {
         let text = match message {
             Ok(Message::Text(text)) => text,
@@ -175,17 +223,16 @@ async fn handshake(agent: &Agent) -> Result<WebSocketStream<TcpStream>, &'static
             Err(_) => break,
         };
         match serde_json::from_str::<Frame>(&text) {
-            Ok(Frame { kind, id: Some(id), ok }) if kind == "res" && id == CONNECT_ID => {
-                return if ok { Ok(socket) } else { Err("the agent refused the connection") };
-            }
+            Ok(Frame { kind, id: Some(of), ok }) if kind == "res" && of == id => return Ok(ok),
             // The challenge, which asks for a device that we do not claim to be, and events.
             Ok(_) | Err(_) => {}
         }
     }
-    Err("the agent closed the connection")
+    Err(CLOSED)
 }
 
 const CONNECT_ID: &str = "ready";
+const HEALTH_ID: &str = "health";
 
 fn connect(token: &Secret) -> String {
     json!({
@@ -218,12 +265,13 @@ mod tests {
     #[test]
     fn answers() {
         let then = Instant::now();
+        let alive = Seen::Alive { connected: then, heard: then };
         let rows = [
             (Seen::Nothing, 0, false),
             (Seen::Lost("x"), 0, false),
-            (Seen::Alive(then), 0, true),
-            (Seen::Alive(then), 45, true),
-            (Seen::Alive(then), 46, false),
+            (alive, 0, true),
+            (alive, 45, true),
+            (alive, 46, false),
         ];
         for (seen, after, ready) in rows {
             assert_eq!(judge(seen, then + Duration::from_secs(after)).ready, ready, "{seen:?} {after}");

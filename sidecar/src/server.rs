@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Service, ServiceExt};
 
 use crate::error::ApiError;
+use crate::metrics::OpenSocket;
 use crate::sendfile::stream::FileStream;
 use crate::stop::Stop;
 
@@ -52,6 +53,12 @@ impl Default for Slots {
 }
 
 impl Slots {
+    /// How many are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        MAX_CONNECTIONS.saturating_sub(self.0.available_permits())
+    }
+
     /// Returns once nothing is connected any more. Only for use after the listener has stopped.
     pub async fn all_free(&self) {
         let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
@@ -77,6 +84,16 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Held as long as any clone lives: a socket keeps its place after its upgrade.
     _slot: Arc<OwnedSemaphorePermit>,
+    /// Once it is a socket.
+    _socket: Option<Arc<OpenSocket>>,
+}
+
+impl Connection {
+    /// Counts this as a socket, for as long as any clone of the result lives.
+    #[must_use]
+    pub fn as_socket(self, socket: OpenSocket) -> Self {
+        Self { _socket: Some(Arc::new(socket)), ..self }
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Connection {
@@ -88,7 +105,8 @@ impl<S: Sync> FromRequestParts<S> for Connection {
     }
 }
 
-/// Accepts until `stop`, then returns at once; open connections finish what they are at and end by themselves.
+/// Accepts until `stop` says that no connection is wanted any more, then returns at once; open connections finish
+/// what they are at and end by themselves.
 pub async fn serve<A: Answers>(listener: TcpListener, app: A, slots: Slots, mut stop: Stop)
 where
     A::Future: Send,
@@ -96,7 +114,7 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.requested() => return,
+            () = stop.leaving() => return,
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
@@ -112,7 +130,7 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Con
     // First the place, then the client: who is not accepted yet costs nothing.
     let slot = slots.0.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, Connection { peer, _slot: Arc::new(slot) })),
+        Ok((stream, peer)) => Some((stream, Connection { peer, _slot: Arc::new(slot), _socket: None })),
         Err(error) => {
             tracing::warn!(%error, "accept failed: {error}");
             None
@@ -144,7 +162,7 @@ where
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,
-        () = stop.requested() => {
+        () = stop.leaving() => {
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::agent::supervisor::Handle;
+use crate::boot::Report;
 use crate::config::{Config, Identity};
 use crate::epoch::Arbiter;
 use crate::files::Files;
@@ -13,10 +15,13 @@ use crate::files::search::MAX_SEARCHES;
 use crate::files::serve_archive::MAX_ARCHIVES;
 use crate::files::serve_tus::Uploads;
 use crate::logging;
+use crate::metrics::Metrics;
 use crate::proxy::connect::ConnectPolicy;
 use crate::readiness::Watch;
+use crate::routes::MAX_FOLLOWERS;
 use crate::stop::Stop;
 use crate::watch::feed::Feed;
+use crate::writes::Writes;
 
 /// A cheap handle; clones share one state.
 #[derive(Debug, Clone)]
@@ -50,19 +55,52 @@ pub struct Inner {
     pub readiness: Watch,
     /// For tasks that outlive their request.
     pub stop: Stop,
+    /// Keeps the agent alive; `None` if another does.
+    pub supervisor: Option<Handle>,
+    /// What the boot has found and done; `None` if there was none.
+    pub boot: Option<Report>,
+    pub metrics: Metrics,
+    /// Writes under way.
+    pub writes: Writes,
+    /// Places for clients that follow the agent's log.
+    pub followers: Arc<Semaphore>,
 }
 
-impl App {
-    /// Puts the state together. `config` is used up, so that nothing reads it later.
+/// What the process has set up by its settings.
+#[derive(Debug)]
+pub struct Parts {
+    pub arbiter: Arbiter,
+    pub files: Files,
+    pub uploads: Arc<Uploads>,
+    pub readiness: Watch,
+    pub stop: Stop,
+    /// See [`Inner::supervisor`].
+    pub supervisor: Option<Handle>,
+    /// See [`Inner::boot`].
+    pub boot: Option<Report>,
+    pub metrics: Metrics,
+}
+
+impl Parts {
+    /// Of a sidecar that supervises no agent.
     #[must_use]
-    pub fn new(
-        config: Config,
+    pub fn unsupervised(
         arbiter: Arbiter,
         files: Files,
         uploads: Arc<Uploads>,
         readiness: Watch,
         stop: Stop,
     ) -> Self {
+        let metrics = Metrics::default();
+        Self { arbiter, files, uploads, readiness, stop, supervisor: None, boot: None, metrics }
+    }
+}
+
+impl App {
+    /// Puts the state together. `config` is used up, so that nothing reads it later.
+    #[must_use]
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let Parts { arbiter, files, uploads, readiness, stop, supervisor, boot, metrics } = parts;
         let Config { identity, data_dir, agent, agent_state_dir, workspace_dir, client_scopes, .. } = config;
         let user_hash = logging::user_hash(&identity.user);
         let connect = ConnectPolicy::new(identity.key.gateway_token(), client_scopes);
@@ -83,7 +121,12 @@ impl App {
             workspace_dir,
             connect,
             readiness,
+            writes: Writes::new(stop.clone()),
             stop,
+            supervisor,
+            boot,
+            metrics,
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }))
     }
 }

@@ -1,26 +1,26 @@
-//! The whole system on loopback: the edge in workerd, a Fly proxy with one machine (the real sidecar in front of
+//! The whole system on loopback: the edge in workerd, a Fly proxy with one machine (the real sidecar, which starts
 //! the real agent), a legacy stand-in with agents of its own, and a stub of the model.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use shared::id::{AppName, Generation, MachineId, UserId};
-use shared::key::{MachineKey, SigningKeys};
+use shared::key::SigningKeys;
 use shared::secret::Secret;
 use shared::signed_url;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::{Agent, AgentSpec};
 use crate::fly_proxy::FlyProxy;
 use crate::legacy::{self, LegacySpec, LegacyStandin};
 use crate::model_stub::ModelStub;
-use crate::process::{Process, Spec};
+use crate::process::{self, Process, Spec};
 use crate::tools::Tools;
 use crate::workerd::{Edge, EdgeSpec};
 
@@ -34,8 +34,8 @@ pub const APP: &str = "automna-testbed";
 const SIDECAR_LISTENS: Duration = Duration::from_secs(10);
 const SIDECAR_READY: Duration = Duration::from_secs(60);
 
-/// How long the sidecar may take to end.
-const SIDECAR_STOPS: Duration = Duration::from_secs(8);
+/// How long the sidecar may take to end, and its agent with it, if nothing hangs.
+const SIDECAR_STOPS: Duration = Duration::from_secs(20);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub struct SystemSpec {
     pub sidecar: PathBuf,
     /// Variables of the edge beside those that the system needs.
     pub edge_vars: BTreeMap<String, String>,
+    /// Variables of the machine, in the same way.
+    pub machine_env: BTreeMap<String, OsString>,
     /// How long an unused legacy container stays up; `None` for ever.
     pub legacy_sleeps_after: Option<Duration>,
     /// What a boot of a legacy container takes beyond the agent's own start.
@@ -78,8 +80,11 @@ pub struct System {
 #[derive(Debug)]
 pub struct Machine {
     pub id: MachineId,
-    pub agent: Agent,
-    sidecar: Process,
+    spec: Spec,
+    /// `None` between a kill and the start after it.
+    sidecar: Option<Process>,
+    data: PathBuf,
+    agent: SocketAddr,
     public_url: String,
     admin_url: String,
 }
@@ -212,22 +217,113 @@ impl System {
 /// Generation of the testbed's one machine.
 const GENERATION: Generation = Generation(1);
 
+/// What the stub of the model is shown.
+pub const MODEL_KEY: &str = "sk-stub-of-the-testbed";
+
 impl Machine {
     async fn start(tools: &Tools, spec: &SystemSpec, keys: &SigningKeys, model: &ModelStub) -> Result<Self> {
         let key = keys.machine_key(&spec.user, GENERATION);
         let dir = subdir(&spec.dir, "machine")?;
-        let agent = Agent::start(&AgentSpec {
-            node: tools.node(),
-            entry: tools.agent_entry(),
-            dir: subdir(&dir, "agent")?,
-            model_url: model.url(),
-            gateway_token: key.gateway_token(),
-            port: None,
-        })
-        .await
-        .context("the machine's agent does not start")?;
-        let (sidecar, public_url, admin_url) = start_sidecar(spec, &dir, &key, &agent).await?;
-        Ok(Self { id: "e2865013d93d68".parse()?, agent, sidecar, public_url, admin_url })
+        let data = subdir(&dir, "data")?;
+        let loopback = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        // Fixed, so that a machine that starts again is where it was.
+        let (public, admin) = (loopback(process::free_port()?), loopback(process::free_port()?));
+        let agent = loopback(process::free_port()?);
+        let env: [(&str, OsString); 15] = [
+            ("AUTOMNA_USER_ID", spec.user.as_str().into()),
+            ("AUTOMNA_MACHINE_KEY", key.expose().into()),
+            ("AUTOMNA_GENERATION", GENERATION.0.to_string().into()),
+            ("AUTOMNA_DATA_DIR", data.clone().into()),
+            ("AUTOMNA_LISTEN", public.to_string().into()),
+            ("AUTOMNA_ADMIN_LISTEN", admin.to_string().into()),
+            ("AUTOMNA_AGENT_ADDR", agent.to_string().into()),
+            ("AUTOMNA_AGENT_NODE", tools.node().into()),
+            ("AUTOMNA_AGENT_ENTRY", tools.agent_entry().into()),
+            ("AUTOMNA_AGENT_TMP_DIR", subdir(&dir, "tmp")?.into()),
+            ("AUTOMNA_IMAGE_DIR", subdir(&dir, "image")?.into()),
+            // A folder, where a machine has a volume.
+            ("AUTOMNA_REQUIRE_MOUNT", "off".into()),
+            ("ANTHROPIC_BASE_URL", model.url().into()),
+            ("ANTHROPIC_API_KEY", MODEL_KEY.into()),
+            ("PATH", process::DEFAULT_PATH.into()),
+        ];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let env = env.chain(spec.machine_env.clone()).collect();
+        let log = dir.join("sidecar.log");
+        let program = spec.sidecar.clone();
+        let spec = Spec { name: "sidecar".into(), program, args: Vec::new(), env, dir, log };
+        let mut machine = Self {
+            id: "e2865013d93d68".parse()?,
+            spec,
+            sidecar: None,
+            data,
+            agent,
+            public_url: format!("http://{public}"),
+            admin_url: format!("http://{admin}"),
+        };
+        machine.start_again().await?;
+        Ok(machine)
+    }
+
+    /// Starts the sidecar, after [`Self::kill`] or [`Self::shut_down`], and returns once it listens.
+    ///
+    /// # Errors
+    /// It does not listen in time: with the end of its log.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let process = self.sidecar.insert(Process::spawn(self.spec.clone()).await?);
+        wait_until_listening(process).await
+    }
+
+    /// SIGKILL to the sidecar: what a machine that loses its power does. The agent goes with it.
+    ///
+    /// # Errors
+    /// It goes on.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.sidecar.take() {
+            Some(sidecar) => sidecar.kill().await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM to the sidecar, as the platform stops a machine; its exit code.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn shut_down(&mut self) -> Result<Option<i32>> {
+        match self.sidecar.take() {
+            Some(sidecar) => sidecar.stop(SIDECAR_STOPS).await.map(|status| status.code()),
+            None => Ok(None),
+        }
+    }
+
+    /// The volume.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where the agent keeps sessions and configuration.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.data.join("clawdbot")
+    }
+
+    /// Where the agent works.
+    #[must_use]
+    pub fn workspace(&self) -> PathBuf {
+        self.data.join("workspace")
+    }
+
+    /// Where the agent listens.
+    #[must_use]
+    pub fn agent_addr(&self) -> SocketAddr {
+        self.agent
+    }
+
+    /// The file with the sidecar's log.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.spec.log
     }
 
     /// The sidecar's public listener, past the Fly proxy.
@@ -242,60 +338,38 @@ impl Machine {
         &self.admin_url
     }
 
-    fn public_addr(&self) -> Result<std::net::SocketAddr> {
+    fn public_addr(&self) -> Result<SocketAddr> {
         self.public_url.trim_start_matches("http://").parse().context("the sidecar's address is none")
     }
 
-    async fn wait_until_ready(&self, http: &reqwest::Client) -> Result<()> {
+    /// Returns once the agent answers.
+    ///
+    /// # Errors
+    /// It does not in time: with the end of the sidecar's log.
+    pub async fn wait_until_ready(&self, http: &reqwest::Client) -> Result<()> {
         let deadline = Instant::now() + SIDECAR_READY;
         loop {
             let answer = http.get(format!("{}/ready", self.admin_url)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the sidecar is not ready:\n{}", self.sidecar.log_tail());
+            let log = || self.sidecar.as_ref().map(Process::log_tail).unwrap_or_default();
+            ensure!(Instant::now() < deadline, "the sidecar is not ready:\n{}", log());
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn stop(self) -> Result<()> {
-        self.sidecar.stop(SIDECAR_STOPS).await?;
-        self.agent.stop().await
+    async fn stop(mut self) -> Result<()> {
+        self.shut_down().await.map(|_| ())
     }
 }
 
-async fn start_sidecar(
-    spec: &SystemSpec,
-    dir: &Path,
-    key: &MachineKey,
-    agent: &Agent,
-) -> Result<(Process, String, String)> {
-    let data = subdir(dir, "data")?;
-    let env: [(&str, OsString); 9] = [
-        ("AUTOMNA_USER_ID", spec.user.as_str().into()),
-        ("AUTOMNA_MACHINE_KEY", key.expose().into()),
-        ("AUTOMNA_GENERATION", GENERATION.0.to_string().into()),
-        ("AUTOMNA_DATA_DIR", data.into()),
-        ("AUTOMNA_AGENT_STATE_DIR", agent.state_dir().into()),
-        ("AUTOMNA_WORKSPACE_DIR", agent.workspace().into()),
-        ("AUTOMNA_LISTEN", "127.0.0.1:0".into()),
-        ("AUTOMNA_ADMIN_LISTEN", "127.0.0.1:0".into()),
-        ("AUTOMNA_AGENT_ADDR", agent.addr().to_string().into()),
-    ];
-    let mut process = Process::spawn(Spec {
-        name: "sidecar".into(),
-        program: spec.sidecar.clone(),
-        args: Vec::new(),
-        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        dir: dir.to_owned(),
-        log: dir.join("sidecar.log"),
-    })
-    .await?;
+async fn wait_until_listening(process: &mut Process) -> Result<()> {
     let deadline = Instant::now() + SIDECAR_LISTENS;
     loop {
         let log = process.log_tail();
-        if let Some((public, admin)) = listening(&log) {
-            return Ok((process, format!("http://{public}"), format!("http://{admin}")));
+        if log.contains(r#""message":"listening""#) {
+            return Ok(());
         }
         if let Some(status) = process.exited()? {
             bail!("the sidecar ended ({status}):\n{log}");
@@ -303,17 +377,6 @@ async fn start_sidecar(
         ensure!(Instant::now() < deadline, "the sidecar does not listen:\n{log}");
         sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// The two addresses in the sidecar's log line.
-fn listening(log: &str) -> Option<(String, String)> {
-    log.lines().find_map(|line| {
-        let event: serde_json::Value = serde_json::from_str(line).ok()?;
-        let fields = event.get("fields").unwrap_or(&event);
-        let is_it = fields.get("message")? == "listening";
-        let address = |name: &str| Some(fields.get(name)?.as_str()?.to_owned());
-        if is_it { Some((address("public")?, address("admin")?)) } else { None }
-    })
 }
 
 /// A signed query for `user`.

@@ -21,7 +21,7 @@ use sidecar::config::Config;
 use sidecar::epoch::Arbiter;
 use sidecar::files::Files;
 use sidecar::files::serve_tus::Uploads;
-use sidecar::state::App;
+use sidecar::state::{App, Parts};
 use sidecar::{readiness, routes, stop};
 use tower::ServiceExt;
 
@@ -64,7 +64,8 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = App::new(config, Arbiter::load(&data).unwrap(), files, uploads, readiness, stop);
+    let parts = Parts::unsupervised(Arbiter::load(&data).unwrap(), files, uploads, readiness, stop);
+    let app = App::new(config, parts);
     let routes = routes::app(app);
     drop(entered);
     let claims = Claims {

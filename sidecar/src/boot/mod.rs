@@ -195,6 +195,19 @@ pub fn prepare(settings: &BootSettings, now: UnixMillis) -> Result<Prepared, Boo
     Ok(Prepared { command, log, report })
 }
 
+/// Heals the agent's state once more, as before a start after a process that was killed. Logs what it did and what
+/// it could not do. Blocks.
+pub fn heal_again(settings: &BootSettings, now: UnixMillis) {
+    let quarantine = Quarantine::new(settings.data_dir.join(STATE_DIR).join("quarantine"), now);
+    let (healed, not_healed) = heal::heal(&settings.state_dir, &quarantine);
+    if healed != Healed::default() {
+        tracing::info!(?healed, "the agent's state was healed");
+    }
+    for alert in &not_healed {
+        tracing::warn!(code = alert.code(), "{alert}");
+    }
+}
+
 fn step<T, E: std::fmt::Display>(name: &'static str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let before = Instant::now();
     let result = work();

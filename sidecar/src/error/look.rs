@@ -106,6 +106,22 @@ impl ApiError {
                 header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
                 ..look(StatusCode::SERVICE_UNAVAILABLE, "agent_unavailable", "Agent unavailable")
             },
+            // As long as a machine needs to be there again.
+            Self::Draining => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("10"))),
+                ..look(StatusCode::SERVICE_UNAVAILABLE, "draining", "The machine is restarting")
+            },
+            Self::AgentElsewhere => look(StatusCode::CONFLICT, "agent_elsewhere", "Not supervised here"),
+            Self::AgentStopping => look(StatusCode::CONFLICT, "agent_stopping", "The agent is stopping"),
+            Self::RestartTooSoon { retry_after_seconds } => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds))),
+                ..look(StatusCode::TOO_MANY_REQUESTS, "restart_too_soon", "Too many restarts")
+            },
+            Self::BadTail => look(StatusCode::BAD_REQUEST, "bad_tail", "Invalid tail"),
+            Self::TooManyFollowers => Look {
+                header: Some((header::RETRY_AFTER, HeaderValue::from_static("10"))),
+                ..look(StatusCode::SERVICE_UNAVAILABLE, "too_many_followers", "Too many followers")
+            },
         }
     }
 }

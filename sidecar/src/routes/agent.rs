@@ -26,6 +26,7 @@ pub(super) async fn dispatch(
         Class::Page(_) | Class::Other => {}
     }
     if handshake::is_upgrade(request.headers()) {
+        let connection = connection.as_socket(app.metrics.socket());
         return ws::upgrade(&app, &auth, connection, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

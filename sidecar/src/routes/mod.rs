@@ -2,6 +2,8 @@
 //! with its description ([`openapi`]).
 
 mod agent;
+mod agent_logs;
+mod agent_restart;
 mod archive;
 mod body;
 mod chat;
@@ -22,6 +24,8 @@ mod table;
 mod tus;
 mod tus_description;
 
+pub use agent_logs::MAX_FOLLOWERS;
+
 use axum::{Router, middleware};
 
 use crate::error::ApiError;
@@ -37,6 +41,8 @@ fn table() -> Vec<Route> {
     let mut table = vec![
         Route::at("/keepalive").get(keepalive::get, keepalive::describe()),
         Route::at("/status").get(status::get, status::describe()),
+        Route::at("/agent/logs").get(agent_logs::get, agent_logs::describe()),
+        Route::at("/agent/restart").post(agent_restart::post, agent_restart::describe()),
         Route::at("/openapi.json").get(openapi::get, openapi::describe()),
         Route::at("/chat/send").post(chat::send, chat::describe()),
         Route::at("/reset-workspace").post(reset::post, reset::describe()),

@@ -12,7 +12,7 @@ use crate::epoch::Arbiter;
 use crate::files::Files;
 use crate::files::serve_tus::Uploads;
 use crate::routes::API_PREFIXES;
-use crate::state::App;
+use crate::state::{App, Parts};
 use crate::{clock, readiness, stop};
 
 /// The OpenAPI Initiative's own schema of its documents (Apache-2.0), dialect of JSON Schema aside.
@@ -141,7 +141,8 @@ fn app() -> (tempfile::TempDir, axum::Router) {
     let (_stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let app = App::new(config, arbiter, files, uploads.into(), readiness, stop);
+    let parts = Parts::unsupervised(arbiter, files, uploads.into(), readiness, stop);
+    let app = App::new(config, parts);
     (dir, super::super::router(app))
 }
 

@@ -17,7 +17,7 @@ use shared::secret::Secret;
 use shared::ticket::{self, Claims};
 use shared::time::UnixSeconds;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -150,6 +150,34 @@ impl Sidecar {
         Self::with_log(data, agent, "debug").await
     }
 
+    /// A sidecar that runs the shell script as its agent, and takes `agent` for where that listens.
+    pub(crate) async fn supervising(script: &str, agent: SocketAddr) -> Self {
+        Self::supervising_with_log(script, agent, "debug").await
+    }
+
+    /// The same, without a line for each request.
+    pub(crate) async fn supervising_quiet(script: &str, agent: SocketAddr) -> Self {
+        Self::supervising_with_log(script, agent, "info,sidecar::gate=off").await
+    }
+
+    async fn supervising_with_log(script: &str, agent: SocketAddr, filter: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("agent.sh"), script).unwrap();
+        for dir in ["data", "tmp", "image"] {
+            std::fs::create_dir(path(dir)).unwrap();
+        }
+        let mut command = command(&path("data"), agent);
+        command
+            .env("AUTOMNA_AGENT_NODE", "/bin/sh")
+            .env("AUTOMNA_AGENT_ENTRY", path("agent.sh"))
+            .env("AUTOMNA_AGENT_TMP_DIR", path("tmp"))
+            .env("AUTOMNA_IMAGE_DIR", path("image"))
+            .env("AUTOMNA_REQUIRE_MOUNT", "off")
+            .env("RUST_LOG", filter);
+        Self::spawn(command, place, agent).await
+    }
+
     async fn with_log(data: TempDir, agent: SocketAddr, filter: &str) -> Self {
         let mut command = command(data.path(), agent);
         command.env("RUST_LOG", filter);
@@ -205,6 +233,30 @@ impl Sidecar {
     /// Starts it again, after [`Self::kill`], on the same volume. Quiet, as [`Self::start_quiet`].
     pub(crate) async fn again(self) -> Self {
         Self::with_log(self.data, self.agent, "info,sidecar::gate=off").await
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// The volume of one that supervises a script.
+    pub(crate) fn volume(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    /// An answer that stays open, from its head on.
+    pub(crate) async fn stream(&self, target: &str) -> Reading {
+        let ticket = Ticket::of_epoch(1).issue();
+        let mut stream = TcpStream::connect(self.public).await.unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nhost: x\r\nx-automna-ticket: {ticket}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut reading = Reading { stream, chunk: String::new() };
+        reading.until("\r\n\r\n").await;
+        let (head, rest) = reading.chunk.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        reading.chunk = rest.to_owned();
+        reading
     }
 
     pub(crate) fn epoch_file(&self) -> PathBuf {
@@ -281,6 +333,34 @@ impl Sidecar {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         client_async(request, TcpStream::connect(self.public).await.unwrap()).await
+    }
+}
+
+/// An answer that is read as it comes, with the marks of its chunks.
+pub(crate) struct Reading {
+    stream: TcpStream,
+    chunk: String,
+}
+
+impl Reading {
+    /// Reads until `text` has come; returns all so far, without chunk marks.
+    pub(crate) async fn until(&mut self, text: &str) -> String {
+        while !self.chunk.contains(text) {
+            assert!(self.more().await, "the answer has ended before {text:?}: {}", self.chunk);
+        }
+        let lines = self.chunk.split_inclusive('\n');
+        lines.filter(|line| !line.ends_with("\r\n")).collect()
+    }
+
+    pub(crate) async fn until_end(&mut self) {
+        while self.more().await {}
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(LIMIT, self.stream.read(&mut buffer)).await.unwrap().unwrap_or(0);
+        self.chunk.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        read > 0
     }
 }
 

@@ -16,12 +16,18 @@ use tokio::net::TcpStream;
 use crate::dice::Dice;
 use crate::harness::{Sidecar, Ticket, eventually};
 
-const BODY_BYTES: usize = 400_000;
+pub(crate) const BODY_BYTES: usize = 400_000;
 
 /// Of a tree that is moved or copied.
 const TREE_FILES: usize = 20;
 
 const PREFIX: &str = "/root/clawd";
+
+/// Replaces file `n` by [`BODY_BYTES`] times `byte`; true if the answer says that it has happened.
+pub(crate) async fn put(to: SocketAddr, n: usize, byte: u8) -> bool {
+    let answer = request(to, &format!("PUT /api/files/raw/k/{n}"), &[], &vec![byte; BODY_BYTES]).await;
+    answer.is_some_and(|(status, ..)| matches!(status, 201 | 204))
+}
 
 /// Sends one request on a connection of its own. The answer, if all of it came before the end of the process.
 async fn request(

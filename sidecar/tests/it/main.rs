@@ -9,12 +9,14 @@
     reason = "clippy.toml allows them in tests, but sees tests only in `#[cfg(test)]`"
 )]
 
+mod agent_process;
 mod archive;
 mod bad_input;
 mod chat;
 mod described;
 mod dice;
 mod disk;
+mod drain;
 mod events;
 mod files;
 mod gate;

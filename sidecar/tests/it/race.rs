@@ -27,7 +27,7 @@ use sidecar::files::Files;
 use sidecar::files::root::{Mechanism, Root};
 use sidecar::files::serve_tus::Uploads;
 use sidecar::routes::direct::Routes;
-use sidecar::state::App;
+use sidecar::state::{App, Parts};
 use sidecar::{readiness, routes, stop};
 use tower::ServiceExt;
 
@@ -106,7 +106,8 @@ fn routes_over(data: &Path, mechanism: Mechanism) -> (Routes, stop::Stopper) {
     let (stopper, stop) = stop::channel();
     let token = config.identity.key.gateway_token();
     let watch = readiness::keep(readiness::Agent { address: config.agent, token }, stop.clone());
-    (routes::app(App::new(config, arbiter, files, uploads, watch, stop)), stopper)
+    let parts = Parts::unsupervised(arbiter, files, uploads, watch, stop);
+    (routes::app(App::new(config, parts)), stopper)
 }
 
 struct Answer {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::support::{sidecar, tools, user};
 
 /// What the sidecar serves already, of what cases need: "files", "history", "chat", "status", "reset".
-const SIDECAR_HAS: &[&str] = &["files", "history", "chat", "reset"];
+const SIDECAR_HAS: &[&str] = &["files", "history", "chat", "status", "reset"];
 
 /// What cases may need.
 const NEEDS: [&str; 5] = ["files", "history", "chat", "status", "reset"];
@@ -524,13 +524,14 @@ async fn contract_holds_on_both_back_ends() {
         user: user(USER),
         sidecar: sidecar(),
         edge_vars: BTreeMap::default(),
+        machine_env: BTreeMap::default(),
         legacy_sleeps_after: None,
         legacy_cold_start: Duration::ZERO,
     };
     let system = System::start(&tools(), spec, |_| {}).await.unwrap();
     system.change_policy(json!({"default": "fly"})).await.unwrap();
     put_transcripts(&agent::state_dir(&system.legacy.container_dir(&system.user)), &contract.transcripts);
-    put_transcripts(&system.machine.agent.state_dir(), &contract.transcripts);
+    put_transcripts(&system.machine.state_dir(), &contract.transcripts);
 
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let (mut reports, mut failures) = (String::new(), 0);

@@ -11,6 +11,7 @@
 mod access;
 mod boot;
 mod browser;
+mod chat;
 mod contract;
 mod deploy;
 mod flips;
@@ -20,5 +21,6 @@ mod outages;
 mod panics;
 mod routing;
 mod standins;
+mod supervision;
 mod support;
 mod up;

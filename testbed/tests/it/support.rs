@@ -55,6 +55,7 @@ pub(crate) async fn system_with(dir: &Path, who: &str, edge_vars: BTreeMap<Strin
         user: user(who),
         sidecar: sidecar(),
         edge_vars,
+        machine_env: BTreeMap::new(),
         legacy_sleeps_after: None,
         legacy_cold_start: Duration::from_secs(1),
     };
@@ -62,10 +63,19 @@ pub(crate) async fn system_with(dir: &Path, who: &str, edge_vars: BTreeMap<Strin
 }
 
 /// Waits until `condition` holds, and fails the test if it does not in time.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    eventually_within(PATIENCE, what, condition).await;
+}
+
+/// The same, for what may take longer.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let deadline = tokio::time::Instant::now() + limit;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
+        assert!(tokio::time::Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

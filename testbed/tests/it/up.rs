@@ -77,7 +77,7 @@ async fn up_serves_both_back_ends_and_ends_all_it_started() {
     assert_eq!(alive["status"], "alive");
     assert_eq!(stats(&description.legacy).await, 1, "and now on legacy");
 
-    let run_dir = tools().dir().join("run").join(pid.to_string());
+    let run_dir = tools().dir().canonicalize().unwrap().join("run").join(pid.to_string());
     assert!(
         processes_in(&run_dir).len() >= 4,
         "workerd, sidecar and two agents run in {}",

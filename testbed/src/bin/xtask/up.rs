@@ -45,6 +45,7 @@ async fn serve(tools: &Tools, options: Options, sidecar: PathBuf, dir: PathBuf) 
         user,
         sidecar,
         edge_vars: Default::default(),
+        machine_env: Default::default(),
         legacy_sleeps_after,
         legacy_cold_start,
     };
