@@ -34,6 +34,7 @@ root=$1; shift
 mount --make-rprivate /
 mount --rbind --make-rslave /dev "$root/dev"
 mount -t proc proc "$root/proc"
+mount -t tmpfs tmpfs "$root/run"
 while [ "$1" != -- ]; do
   if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$(dirname "$root$2")"; [ -e "$root$2" ] || : > "$root$2"; fi
   mount --bind "$1" "$root$2"

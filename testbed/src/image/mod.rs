@@ -33,22 +33,20 @@ use crate::tools::{self, Tools, hex, progress};
 const FORMAT: &str = "1";
 
 /// What of this machine's environment a step needs to reach the registries.
-const NETWORK_VARIABLES: [&str; 10] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NODE_EXTRA_CA_CERTS",
-    "CARGO_HTTP_CAINFO",
-];
+const NETWORK_VARIABLES: [&str; 6] =
+    ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
 
-/// What of this machine's files a step needs for the same.
-const NETWORK_FILES: [&str; 5] =
-    ["/etc/apt", "/etc/hosts", "/etc/resolv.conf", "/etc/ssl/certs", "/root/.npmrc"];
+/// What of this machine's files a step needs for the same, where they are.
+const NETWORK_FILES: [&str; 3] = ["/etc/apt", "/etc/hosts", "/etc/resolv.conf"];
+
+/// Certificates that this machine trusts. They appear beside those of the image, whose packages may change theirs.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where the certificates appear: `/run` is a file system of the step's own, so nothing of it stays.
+const CERTIFICATES_INSIDE: &str = "/run/build/certificates.pem";
+
+/// Who is told of them: OpenSSL and its relatives, Node, cargo.
+const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO"];
 
 /// What a container engine would keep beside the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -185,6 +183,10 @@ impl Builder<'_> {
                     binds.push(Bind::writable(self.store.cache(target)?, target));
                 }
                 let mut env = settings.env.clone();
+                if Path::new(CERTIFICATES).exists() {
+                    binds.push(Bind::read_only(CERTIFICATES, CERTIFICATES_INSIDE));
+                    CERTIFICATE_VARIABLES.iter().for_each(|name| set(&mut env, name, CERTIFICATES_INSIDE));
+                }
                 for name in NETWORK_VARIABLES {
                     if let Some(value) = variable(name) {
                         set(&mut env, name, &value);
@@ -272,7 +274,7 @@ impl Builder<'_> {
             if let Some(folder) = target.parent() {
                 fs::create_dir_all(folder)?;
             }
-            fs::copy(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+            copy_file(&file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
         }
         Ok(())
     }
@@ -281,6 +283,12 @@ impl Builder<'_> {
 fn file_target(file: &Path, to: &Path) -> Result<PathBuf> {
     let into = to.is_dir() || to.as_os_str().as_encoded_bytes().ends_with(b"/");
     Ok(if into { to.join(file.file_name().context("a file without a name")?) } else { to.to_owned() })
+}
+
+/// Contents, mode and time: cargo builds again what is newer than its result.
+fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::copy(from, to)?;
+    fs::File::options().append(true).open(to)?.set_modified(fs::metadata(from)?.modified()?)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
