@@ -17,6 +17,7 @@ pub mod bench;
 pub mod edge_build;
 pub mod fly_proxy;
 pub mod forward;
+pub mod image;
 pub mod legacy;
 pub mod model_stub;
 pub mod process;

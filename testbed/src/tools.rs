@@ -1,7 +1,7 @@
 //! What building and running the system needs, installed once into `.tools` of the repository.
 //!
 //! Everything comes from the package registries, through their own clients, in the versions that this
-//! repository pins: npm packages by the lock files under `testbed/npm`, `wasm-bindgen` by `Cargo.lock` (the tool
+//! repository pins: npm packages by their lock files, `wasm-bindgen` by `Cargo.lock` (the tool
 //! must have the library's very version), Chromium and the compiler by Debian. Nothing is installed outside of
 //! `.tools`, but for Rust's WASM target and Debian's packages, which their managers keep.
 
@@ -32,7 +32,7 @@ pub struct Tools {
 }
 
 /// What a caller is going to do, and so what has to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Build the edge and run the whole system.
     System,
@@ -40,6 +40,8 @@ pub enum Need {
     Browser,
     /// That, and put load on it.
     Bench,
+    /// The system, and the machine's image.
+    Image,
     /// Compare with other file servers; nothing of the above.
     FileServers,
 }
@@ -216,10 +218,16 @@ impl Tools {
                 },
             ),
         ];
-        if need >= Need::Browser {
+        if matches!(need, Need::Browser | Need::Bench) {
             steps.push(("Chromium".into(), Step::Debian { package: "chromium", file: self.chromium() }));
         }
-        if need >= Need::Bench {
+        if need == Need::Image {
+            steps.push((
+                "debootstrap".into(),
+                Step::Debian { package: "debootstrap", file: "/usr/sbin/debootstrap".into() },
+            ));
+        }
+        if need == Need::Bench {
             steps.push(("wrk".into(), Step::Debian { package: "wrk", file: self.wrk() }));
         }
         Ok(steps)
@@ -328,15 +336,20 @@ fn wasm_target_is_there() -> bool {
     out.is_ok_and(|out| Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir())
 }
 
+/// The agent's lock file is the image's; that of the edge serves only the testbed.
+fn lock_folder(tools: &Tools, name: &str) -> PathBuf {
+    tools.repository.join(if name == "agent" { "sidecar/image/agent" } else { "testbed/npm/edge" })
+}
+
 /// Changes when the lock file does.
 fn npm_stamp(tools: &Tools, name: &str) -> Result<String> {
-    let path = tools.repository.join("testbed/npm").join(name).join("package-lock.json");
+    let path = lock_folder(tools, name).join("package-lock.json");
     let lock = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&Sha256::digest(lock)))
 }
 
 fn npm_install(tools: &Tools, name: &str) -> Result<()> {
-    let from = tools.repository.join("testbed/npm").join(name);
+    let from = lock_folder(tools, name);
     let to = tools.dir().join("npm").join(name);
     fs::create_dir_all(&to)?;
     for file in ["package.json", "package-lock.json"] {

@@ -90,6 +90,14 @@ enum Command {
     },
     /// Build the edge's WASM, as wrangler does before it deploys.
     Build,
+    /// Build the machine's image into a folder: the steps of Dockerfile.fly, without a container engine.
+    ///
+    /// Needs root, for chroot and mounts. Stages that did not change are not made again.
+    Image {
+        /// Print the folder and the image's settings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Install all tools, and do nothing else.
     Install,
 }
@@ -137,6 +145,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Build => {
             tools.install(Need::System)?;
             edge_build::build(&tools)?;
+        }
+        Command::Image { json } => {
+            tools.install(Need::Image)?;
+            let image = testbed::image::build(&tools)?;
+            if json {
+                print_line(&serde_json::to_string(&image)?);
+            } else {
+                print_line(&image.root.display().to_string());
+            }
         }
         Command::Install => {
             tools.install(Need::Bench)?;
