@@ -165,6 +165,10 @@ impl Tools {
         }
         if need >= Need::Bench {
             steps.push(("wrk".into(), Step::Debian { package: "wrk", file: self.wrk() }));
+            // Peers of the benchmarks.
+            for (package, file) in [("nginx-light", "/usr/sbin/nginx"), ("haproxy", "/usr/sbin/haproxy")] {
+                steps.push((package.into(), Step::Debian { package, file: file.into() }));
+            }
         }
         let mut missing = Vec::new();
         for (title, step) in steps {

@@ -7,3 +7,4 @@ pub mod cpu;
 pub mod edge;
 pub mod spread;
 pub mod wrk;
+pub mod ws;

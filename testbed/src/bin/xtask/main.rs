@@ -71,9 +71,9 @@ enum Command {
     /// Measure.
     Bench {
         name: bench::Name,
-        /// Pairs of runs for each figure.
-        #[arg(long, default_value_t = testbed::bench::edge::ROUNDS, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
-        rounds: usize,
+        /// Runs for each figure, in turn with its peers; each benchmark has its own default.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
+        rounds: Option<usize>,
         /// One JSON object in place of the table.
         #[arg(long)]
         json: bool,
@@ -122,7 +122,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
         Command::Bench { name, rounds, json } => {
             tools.install(Need::Bench)?;
-            edge_build::build(&tools)?;
             bench::run(&tools, name, rounds, json)?;
         }
         Command::Build => {
