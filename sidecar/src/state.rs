@@ -13,6 +13,7 @@ use crate::files::serve_archive::MAX_ARCHIVES;
 use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::proxy::connect::ConnectPolicy;
+use crate::proxy::pulse::Pulse;
 use crate::readiness::Watch;
 use crate::stop::Stop;
 
@@ -40,6 +41,8 @@ pub struct Inner {
     pub workspace_dir: PathBuf,
     /// What is done to a client's `connect`.
     pub connect: ConnectPolicy,
+    /// What all open WebSockets hear at once.
+    pub pulse: Pulse,
     /// What is known of the agent.
     pub readiness: Watch,
     /// For tasks that outlive their request.
@@ -72,6 +75,7 @@ impl App {
             agent_state_dir,
             workspace_dir,
             connect,
+            pulse: Pulse::default(),
             readiness,
             stop,
         }))

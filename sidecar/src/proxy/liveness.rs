@@ -22,10 +22,17 @@ pub enum Verdict {
 }
 
 /// Counts silence.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Liveness {
     heard: bool,
     quiet_ticks: u8,
+}
+
+impl Default for Liveness {
+    /// A client that has just come was heard, and the first tick may be near.
+    fn default() -> Self {
+        Self { heard: true, quiet_ticks: 0 }
+    }
 }
 
 impl Liveness {
@@ -75,11 +82,11 @@ mod tests {
     #[test]
     fn pings_and_the_end() {
         let rows = [
-            ("------------", "...P...P...G"),
+            ("-------------", "....P...P...G"),
             // Each pong begins it anew.
-            ("----h----h----h", "...P....P....P."),
+            ("-----h----h----h", "....P....P....P."),
             ("hhhhhhhhhhhhhhh", "..............."),
-            ("-------h------------", "...P.......P...P...G"),
+            ("--------h------------", "....P.......P...P...G"),
             ("dddddddddddddddd----", "...................P"),
         ];
         for (ticks, expect) in rows {

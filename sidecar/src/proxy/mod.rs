@@ -7,7 +7,8 @@
 //!   it, with `outbox` for what a side has not taken yet.
 //! * [`upstream`]: what the client says, message by message ([`message`]): the first one edited ([`connect`]), a few
 //!   refused ([`rules`]). [`downstream`]: what the agent says, frame by frame.
-//! * [`frame`], [`close`]: reading and writing frames. [`liveness`]: whether the client is still there.
+//! * [`frame`], [`close`]: reading and writing frames. [`liveness`]: whether the client is still
+//!   there; [`pulse`]: what all sessions hear at once.
 
 pub mod agent;
 pub mod allow;
@@ -21,6 +22,7 @@ pub mod http;
 pub mod liveness;
 pub mod message;
 mod outbox;
+pub mod pulse;
 pub mod rules;
 mod session;
 pub mod upstream;

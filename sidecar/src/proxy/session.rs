@@ -29,18 +29,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::close::{self, Close};
 use super::connect::ConnectPolicy;
 use super::downstream::{self, Downstream, ROOM};
 use super::frame::{Opcode, server_frame};
-use super::liveness::{Liveness, TICK, Verdict};
+use super::liveness::{Liveness, Verdict};
 use super::message::Refusal;
 use super::outbox::Outbox;
+use super::pulse::{Beat, Member};
 use super::upstream::{self, Rules, Upstream};
 use crate::random;
-use crate::stop::Stop;
 
 /// For the first message. The agent's own limit for its handshake is the same.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -103,7 +103,7 @@ pub(super) struct Session {
     down: Downstream,
     up: Upstream,
     liveness: Liveness,
-    tick: Interval,
+    pulse: Member,
     /// The payload of our pings.
     ping: [u8; 8],
     /// Which direction goes first, for now.
@@ -138,9 +138,7 @@ enum Cause {
 }
 
 impl Session {
-    pub(super) fn new(client: TcpStream, agent: TcpStream) -> Self {
-        let mut tick = interval_at(Instant::now() + TICK, TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub(super) fn new(client: TcpStream, agent: TcpStream, pulse: Member) -> Self {
         let side = |socket| Side { socket, outbox: Outbox::default() };
         Self {
             client: side(client),
@@ -148,7 +146,7 @@ impl Session {
             down: Downstream::default(),
             up: Upstream::default(),
             liveness: Liveness::default(),
-            tick,
+            pulse,
             ping: random::nonce(),
             agent_first: true,
         }
@@ -160,29 +158,17 @@ impl Session {
         early_client: Bytes,
         early_agent: Bytes,
         policy: &ConnectPolicy,
-        mut stop: Stop,
     ) -> Ended {
         // In boxes, so that a session at rest does not carry the timers of its opening and of its end.
-        let opened = Box::pin(self.open(early_client, early_agent, policy, &mut stop)).await;
+        let opened = Box::pin(self.open(early_client, early_agent, policy)).await;
         let cause = match opened {
             Event::End(cause) => cause,
-            Event::Opened => tokio::select! {
-                biased;
-                // The order to stop comes first: under a flood the copying never rests.
-                () = stop.requested() => Cause::Stop,
-                cause = self.copy_to_the_end(policy) => cause,
-            },
+            Event::Opened => self.copy_to_the_end(policy).await,
         };
         Box::pin(self.end(cause, policy)).await
     }
 
-    async fn open(
-        &mut self,
-        early_client: Bytes,
-        early_agent: Bytes,
-        policy: &ConnectPolicy,
-        stop: &mut Stop,
-    ) -> Event {
+    async fn open(&mut self, early_client: Bytes, early_agent: Bytes, policy: &ConnectPolicy) -> Event {
         let early = SCRATCH.with_borrow_mut(|scratch| {
             // hyper reads no more than a few KB ahead.
             for chunk in early_agent.chunks(CHUNK_BYTES) {
@@ -204,12 +190,11 @@ impl Session {
         drop((early_client, early_agent));
         tokio::select! {
             biased;
-            () = stop.requested() => Event::End(Cause::Stop),
+            event = self.copy(policy) => event,
             () = sleep(FIRST_MESSAGE_TIMEOUT) => {
                 let (code, reason) = SILENT;
                 Event::End(Cause::Refused(Close::new(code, reason), code))
             }
-            event = self.copy(policy) => event,
         }
     }
 
@@ -225,6 +210,11 @@ impl Session {
     /// Copies both ways until something happens. When it is dropped, nothing is lost: all bytes are in `self`.
     async fn copy(&mut self, policy: &ConnectPolicy) -> Event {
         poll_fn(|cx| {
+            // First: under a flood the copying never rests.
+            let beat = self.pulse.poll(cx);
+            if let Some(cause) = beat.and_then(|beat| self.hear(beat)) {
+                return Poll::Ready(Event::End(cause));
+            }
             // The runtime allows a task so much work at a time. A flood one way would use that up each time, so
             // the directions take turns at going first.
             self.agent_first = !self.agent_first;
@@ -236,34 +226,29 @@ impl Session {
             if let Poll::Ready(cause) = self.poll_to_client(cx) {
                 return Poll::Ready(Event::End(cause));
             }
-            if !self.agent_first
-                && let Poll::Ready(event) = self.poll_to_agent(cx, policy)
-            {
-                return Poll::Ready(event);
-            }
-            self.poll_tick(cx).map(Event::End)
+            if self.agent_first { Poll::Pending } else { self.poll_to_agent(cx, policy) }
         })
         .await
     }
 
-    /// Ready only if the client is lost.
-    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
-        loop {
-            ready!(self.tick.poll_tick(cx));
-            if self.client.outbox.take_progress() {
-                self.liveness.heard();
+    /// Returns a reason to end.
+    fn hear(&mut self, beat: Beat) -> Option<Cause> {
+        match beat {
+            Beat::Stop => return Some(Cause::Stop),
+            Beat::Tick => {}
+        }
+        if self.client.outbox.take_progress() {
+            self.liveness.heard();
+        }
+        match self.liveness.tick(self.agent.outbox.is_empty()) {
+            Verdict::Nothing => None,
+            // Behind what the client has not taken yet, a ping would tell nothing.
+            Verdict::Ping if !self.client.outbox.is_empty() => None,
+            Verdict::Ping => {
+                let ping = server_frame(Opcode::Ping, &self.ping);
+                self.client.send(&ping).err().map(|_| Cause::ClientGone)
             }
-            match self.liveness.tick(self.agent.outbox.is_empty()) {
-                Verdict::Nothing => {}
-                // Behind what the client has not taken yet, a ping would tell nothing.
-                Verdict::Ping if !self.client.outbox.is_empty() => {}
-                Verdict::Ping => {
-                    if self.client.send(&server_frame(Opcode::Ping, &self.ping)).is_err() {
-                        return Poll::Ready(Cause::ClientGone);
-                    }
-                }
-                Verdict::Gone => return Poll::Ready(Cause::ClientLost),
-            }
+            Verdict::Gone => Some(Cause::ClientLost),
         }
     }
 
@@ -486,5 +471,231 @@ const fn code_of(refusal: Refusal) -> u16 {
         Refusal::Frame(_) | Refusal::Fragment => close::PROTOCOL,
         Refusal::TooBig => close::TOO_BIG,
         Refusal::TooManyFragments => close::POLICY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::frame::{Sender, client_message, parse};
+    use crate::proxy::liveness::TICK;
+    use crate::proxy::pulse::Pulse;
+    use crate::stop;
+    use shared::secret::Secret;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::task::{JoinHandle, yield_now};
+    use tokio::time::advance;
+
+    const KEY: [u8; 4] = [1, 2, 3, 4];
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    /// A session between a client and an agent that the test plays. Time stands still but for what a test advances
+    /// it by: on its own it would run ahead of what is on its way through the kernel.
+    struct Bed {
+        client: TcpStream,
+        agent: TcpStream,
+        session: JoinHandle<Ended>,
+        stopper: stop::Stopper,
+        _still: std::sync::mpsc::Sender<()>,
+    }
+
+    impl Bed {
+        /// Lets a tick pass; returns what the client has got by then.
+        async fn tick(&mut self) -> Vec<(Opcode, Vec<u8>)> {
+            advance(TICK).await;
+            self.agent.write_all(&server_frame(Opcode::Text, b"marker")).await.unwrap();
+            let mut all = Vec::new();
+            loop {
+                match frame(&mut self.client, Sender::Server).await.unwrap() {
+                    (Opcode::Text, _) => return all,
+                    other => all.push(other),
+                }
+            }
+        }
+
+        /// The client speaks, and is heard.
+        async fn say(&mut self, text: &[u8]) {
+            self.client.write_all(&client_message(Opcode::Text, text, KEY)).await.unwrap();
+            assert_eq!(frame(&mut self.agent, Sender::Client).await, Some((Opcode::Text, text.to_vec())));
+        }
+    }
+
+    async fn opened() -> Bed {
+        let ((client, near), (agent, far)) = (pair().await, pair().await);
+        let (stopper, stop) = stop::channel();
+        let session = tokio::spawn(async move {
+            let policy = ConnectPolicy::new(Secret::new("T").unwrap(), vec!["operator.read".to_owned()]);
+            let pulse = Pulse::default().join(&stop);
+            Session::new(near, far, pulse).run(Bytes::new(), Bytes::new(), &policy).await
+        });
+        let (_still, ends) = std::sync::mpsc::channel::<()>();
+        // While a blocking task runs, tokio does not advance the time.
+        tokio::task::spawn_blocking(move || ends.recv());
+        let mut bed = Bed { client, agent, session, stopper, _still };
+        bed.say(b"first").await;
+        bed
+    }
+
+    /// The next frame, unmasked; `None` at the end of the stream.
+    async fn frame(from: &mut TcpStream, sender: Sender) -> Option<(Opcode, Vec<u8>)> {
+        let mut bytes = Vec::new();
+        let header = loop {
+            if let Some(header) = parse(&bytes, sender).unwrap() {
+                break header;
+            }
+            bytes.push(from.read_u8().await.ok()?);
+        };
+        let mut payload = vec![0; usize::try_from(header.length).unwrap()];
+        from.read_exact(&mut payload).await.ok()?;
+        let mut unmasked = Vec::new();
+        super::super::frame::unmask_onto(&payload, header.mask.unwrap_or_default(), &mut unmasked);
+        Some((header.opcode, unmasked))
+    }
+
+    fn close((code, reason): (u16, &str)) -> Option<(Opcode, Vec<u8>)> {
+        let frame = Close::new(code, reason).to_client();
+        Some((Opcode::Close, frame[2..].to_vec()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_pinged_and_its_pong_stays_here() {
+        let mut bed = opened().await;
+        for _ in 0..5 {
+            let mut got = Vec::new();
+            for tick in 1..=5 {
+                got = bed.tick().await;
+                assert!(got.is_empty() || tick == 5, "{tick}");
+            }
+            let [(Opcode::Ping, payload)] = &got[..] else { panic!("{got:?}") };
+            bed.client.write_all(&client_message(Opcode::Pong, payload, KEY)).await.unwrap();
+            // The next that the agent hears is this.
+            bed.say(b"here").await;
+        }
+        // A pong that nobody asked for, and the agent's own ping, are none of our business.
+        bed.client.write_all(&client_message(Opcode::Pong, b"x", KEY)).await.unwrap();
+        assert_eq!(frame(&mut bed.agent, Sender::Client).await, Some((Opcode::Pong, b"x".to_vec())));
+        bed.agent.write_all(&server_frame(Opcode::Ping, b"y")).await.unwrap();
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, Some((Opcode::Ping, b"y".to_vec())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_fits_into_a_message_that_has_not_come_whole() {
+        let mut bed = opened().await;
+        let long = server_frame(Opcode::Text, &[b'x'; 1000]);
+        let (some, rest) = long.split_at(500);
+        bed.agent.write_all(some).await.unwrap();
+        let (opcode, mut text) = frame(&mut bed.client, Sender::Server).await.unwrap();
+        assert_eq!(opcode, Opcode::Text);
+        // Enough for a ping, too few to be taken for gone.
+        for _ in 0..8 {
+            advance(TICK).await;
+            for _ in 0..20 {
+                yield_now().await;
+            }
+        }
+        assert!(matches!(frame(&mut bed.client, Sender::Server).await, Some((Opcode::Ping, _))));
+        bed.agent.write_all(rest).await.unwrap();
+        let (opcode, end) = frame(&mut bed.client, Sender::Server).await.unwrap();
+        assert_eq!(opcode, Opcode::Continuation);
+        text.extend(end);
+        assert_eq!(text, [b'x'; 1000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_no_ping_is_let_go() {
+        let mut bed = opened().await;
+        let mut pings = Vec::new();
+        for tick in 1..=12 {
+            pings.extend(bed.tick().await.iter().map(|_| tick));
+        }
+        assert_eq!(pings, [5, 9]);
+        advance(TICK).await;
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, None);
+        assert_eq!(frame(&mut bed.agent, Sender::Client).await, close(GONE));
+        drop(bed.agent);
+        assert_eq!(bed.session.await.unwrap(), Ended::ClientLost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_dies_within_a_message_is_a_clean_close() {
+        for (sent, announced) in
+            [(server_frame(Opcode::Text, b"whole"), true), (b"\x81\x05who".to_vec(), false)]
+        {
+            let mut bed = opened().await;
+            bed.agent.write_all(&sent).await.unwrap();
+            let first = frame(&mut bed.client, Sender::Server).await.unwrap();
+            assert!(b"whole".starts_with(&first.1));
+            drop(bed.agent);
+            if announced {
+                let (opcode, text) = frame(&mut bed.client, Sender::Server).await.unwrap();
+                assert_eq!((opcode, text.as_slice()), (Opcode::Text, SHUTDOWN));
+            }
+            assert_eq!(frame(&mut bed.client, Sender::Server).await, close(RESTART));
+            drop(bed.client);
+            assert_eq!(bed.session.await.unwrap(), Ended::ByAgent);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_order_to_stop_closes_both() {
+        let mut bed = opened().await;
+        bed.stopper.stop();
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, Some((Opcode::Text, SHUTDOWN.to_vec())));
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, close(RESTART));
+        assert_eq!(frame(&mut bed.agent, Sender::Client).await, close(GONE));
+        drop((bed.client, bed.agent));
+        assert_eq!(bed.session.await.unwrap(), Ended::Stopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_closes_gets_an_answer_within_its_five_seconds() {
+        let mut bed = opened().await;
+        bed.agent.write_all(&Close::new(RESTART.0, RESTART.1).to_client()).await.unwrap();
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, close(RESTART));
+        // The client says nothing.
+        advance(Duration::from_secs(4)).await;
+        assert_eq!(frame(&mut bed.agent, Sender::Client).await, close(RESTART));
+        drop((bed.client, bed.agent));
+        assert_eq!(bed.session.await.unwrap(), Ended::ByAgent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_leaves_a_close_unanswered_is_answered_for() {
+        let mut bed = opened().await;
+        let bye = Close::new(4321, "bye");
+        bed.client.write_all(&bye.to_agent(KEY)).await.unwrap();
+        assert_eq!(frame(&mut bed.agent, Sender::Client).await, close((4321, "bye")));
+        advance(AGENT_CLOSE_TIMEOUT).await;
+        assert_eq!(frame(&mut bed.client, Sender::Server).await, close((4321, "bye")));
+        drop((bed.client, bed.agent));
+        assert_eq!(bed.session.await.unwrap(), Ended::ByClient);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_holds_the_agent_back() {
+        let bed = opened().await;
+        // More than all buffers of the system on the way can hold.
+        let frame = server_frame(Opcode::Binary, &[7; 60_000]);
+        let mut accepted = 0_usize;
+        let limit = 64 * 1024 * 1024;
+        loop {
+            match timeout(Duration::from_secs(1), bed.agent.writable()).await {
+                Ok(ready) => ready.unwrap(),
+                Err(_) => break,
+            }
+            match bed.agent.try_write(&frame) {
+                Ok(n) => accepted += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+            assert!(accepted < limit, "nobody holds the agent back");
+        }
     }
 }

@@ -21,3 +21,4 @@ mod routing;
 mod standins;
 mod support;
 mod up;
+mod ws;
