@@ -353,7 +353,7 @@ async fn closes_and_malformed_frames_of_an_open_socket() {
         ("code 1005", close(b"\x03\xed"), CloseCode::Protocol),
         ("reason", close(b"\x03\xe8\xff"), CloseCode::Invalid),
         ("600 KB", client_message(Opcode::Binary, &vec![b' '; 600_000], KEY), CloseCode::Size),
-        ("a good one", close(b"\x0b\xb8bye"), CloseCode::Library(3000)),
+        ("a good one", close(b"\x0f\xa0bye"), CloseCode::Library(4000)),
     ];
     let count = rows.len();
     for (name, bytes, code) in rows {
