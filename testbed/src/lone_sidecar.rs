@@ -94,14 +94,14 @@ impl LoneSidecar {
         &self.process
     }
 
-    /// A fresh ticket of the first epoch.
+    /// A fresh ticket.
     #[must_use]
-    pub fn ticket(&self) -> String {
+    pub fn ticket(&self, epoch: Epoch) -> String {
         let claims = Claims {
             backend: Backend::Fly,
             user: self.user.clone(),
             generation: GENERATION,
-            epoch: Epoch(1),
+            epoch,
             expires: legacy::now().floor_seconds().plus(TICKET_TTL_SECONDS),
         };
         ticket::issue(&self.key, &claims)

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | the client's close frame | the agent's answer; after 5 s ours | that frame |
 //! | the agent's close frame | that frame, its code mapped if it must not be sent | the client's answer; after 1 s ours |
-//! | the client broke a rule | a close that says which | 1011 |
+//! | the client broke a rule | what the agent still answers, then a close that says which | that close |
 //! | the client's stream ends, breaks, or is silent for a minute | what the agent still says; nothing | 1001 |
 //! | the agent's stream ends or breaks | `shutdown` if it fits, 1012 | |
 //! | the agent sends no frames | 1011 | 1002 |
@@ -74,7 +74,6 @@ const RESTART: (u16, &str) = (close::SERVICE_RESTART, "service restart");
 const GONE: (u16, &str) = (close::GOING_AWAY, "client gone");
 const SILENT: (u16, &str) = (close::POLICY, "no first message within 10 s");
 const AGENT_BROKEN: (u16, &str) = (close::INTERNAL, "the agent sent a malformed frame");
-const CLIENT_BROKEN: (u16, &str) = (close::INTERNAL, "client error");
 const _: () = assert!(FIRST_MESSAGE_TIMEOUT.as_secs() == 10, "as the reason says");
 
 /// How a session ended, for the log.
@@ -334,9 +333,9 @@ impl Session {
         // An error of either send below shows again when the side is left.
         match cause {
             Cause::Refused(close, code) => {
-                let _ = self.client.send(&close.to_client());
-                self.agent.say_close(CLIENT_BROKEN);
-                tokio::join!(self.client.leave(), self.agent.leave());
+                // As if the client had said so itself: answers to what it said before are on their way.
+                let _ = self.agent.send(&close.to_agent(random::mask_key()));
+                self.close_after_the_agent(&close, LINGER).await;
                 Ended::Refused(code)
             }
             Cause::Stop => {
@@ -346,11 +345,7 @@ impl Session {
                 Ended::Stopped
             }
             Cause::ClientClosing(close) => {
-                let answer = timeout(AGENT_CLOSE_TIMEOUT, poll_fn(|cx| self.poll_to_client(cx))).await;
-                if !matches!(answer, Ok(Cause::AgentClosing(_))) {
-                    let _ = self.client.send(&close.to_client());
-                }
-                tokio::join!(self.client.leave(), self.agent.leave());
+                self.close_after_the_agent(&close, AGENT_CLOSE_TIMEOUT).await;
                 Ended::ByClient
             }
             Cause::ClientEnded => {
@@ -389,6 +384,16 @@ impl Session {
                 Ended::ByAgent
             }
         }
+    }
+
+    /// Delivers what the agent still says, up to its answer to `close`, which it has got. If there is none in time, the
+    /// client is told by us.
+    async fn close_after_the_agent(mut self, close: &Close, limit: Duration) {
+        let answer = timeout(limit, poll_fn(|cx| self.poll_to_client(cx))).await;
+        if !matches!(answer, Ok(Cause::AgentClosing(_))) {
+            let _ = self.client.send(&close.to_client());
+        }
+        tokio::join!(self.client.leave(), self.agent.leave());
     }
 
     /// Goes on copying towards the agent, until the client's own close frame has gone there. Whether it has.

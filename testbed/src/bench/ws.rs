@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
+use shared::id::Epoch;
 use shared::secret::Secret;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -311,7 +312,7 @@ impl Target {
 
     async fn connect(&self) -> Result<RawSocket> {
         let ticket = match &self.running {
-            Running::Sidecar(sidecar) => Some(sidecar.ticket()),
+            Running::Sidecar(sidecar) => Some(sidecar.ticket(Epoch(1))),
             Running::Nothing | Running::Proxy(_) => None,
         };
         let headers: Vec<_> = ticket.iter().map(|ticket| ("x-automna-ticket", ticket.as_str())).collect();

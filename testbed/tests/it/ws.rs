@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shared::id::Epoch;
 use shared::secret::Secret;
 use tempfile::TempDir;
 use testbed::fly_proxy::FlyProxy;
@@ -21,6 +22,8 @@ use testbed::workerd::{Edge, EdgeSpec};
 use crate::support::{ADMIN, SECRET, eventually, query, sidecar, tools, user};
 
 const USER: &str = "user_abc123";
+/// The edge raises the first one when it sends the user to the machine.
+const EPOCH: Epoch = Epoch(2);
 const MASK: Option<[u8; 4]> = Some([0x11, 0x7f, 0x00, 0xfe]);
 const LIMIT: Duration = Duration::from_secs(30);
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
@@ -104,7 +107,7 @@ impl Ways {
         match way {
             Way::Direct => RawSocket::open(self.peer_addr, "/", &[]).await.unwrap(),
             Way::Sidecar => {
-                let ticket = self.sidecar.ticket();
+                let ticket = self.sidecar.ticket(EPOCH);
                 RawSocket::open(self.sidecar.addr(), "/", &[("x-automna-ticket", &ticket)]).await.unwrap()
             }
             Way::Edge => {
