@@ -355,7 +355,7 @@ async fn malformed_frames_are_refused_with_the_codes_of_the_agent() {
     let ways = Ways::start().await;
     let mut differences = Vec::new();
     for (name, script, code) in malformed() {
-        for way in [Way::Direct, Way::Sidecar] {
+        for way in [Way::Direct, Way::Sidecar, Way::Edge] {
             let transcript = ways.transcript(way, &script).await;
             if codes(&transcript) != [Some(code)] || transcript.last() != Some(&Event::End) {
                 differences.push(format!("{name}, {way:?}: {code} expected, {transcript:?}"));
