@@ -43,13 +43,25 @@ pub struct LoneSidecar {
 
 const GENERATION: Generation = Generation(1);
 
+impl LoneSpec {
+    /// What the sidecar tells its agent, and the agent must expect.
+    #[must_use]
+    pub fn gateway_token(&self) -> Secret {
+        self.key().gateway_token()
+    }
+
+    fn key(&self) -> MachineKey {
+        SigningKeys::new(self.signing_secret.clone(), None).machine_key(&self.user, GENERATION)
+    }
+}
+
 impl LoneSidecar {
     /// Starts it and waits until it listens.
     ///
     /// # Errors
     /// With the end of its log.
     pub async fn start(spec: &LoneSpec) -> Result<Self> {
-        let key = SigningKeys::new(spec.signing_secret.clone(), None).machine_key(&spec.user, GENERATION);
+        let key = spec.key();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         std::fs::create_dir_all(&spec.dir)
             .with_context(|| format!("cannot create {}", spec.dir.display()))?;

@@ -22,3 +22,4 @@ mod standins;
 mod support;
 mod up;
 mod ws;
+mod ws_agent;
