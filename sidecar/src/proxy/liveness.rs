@@ -51,7 +51,7 @@ impl Liveness {
         self.quiet_ticks = self.quiet_ticks.saturating_add(1);
         if self.quiet_ticks >= TICKS_UNTIL_GONE {
             Verdict::Gone
-        } else if self.quiet_ticks % TICKS_BEFORE_PING == 0 {
+        } else if self.quiet_ticks.is_multiple_of(TICKS_BEFORE_PING) {
             Verdict::Ping
         } else {
             Verdict::Nothing

@@ -106,7 +106,7 @@ impl Upstream {
                         // It is not in the chunk any more, so it takes the place of what is.
                         let replaced = |judged| match judged {
                             Judged::Passes => Judged::Replaced(raw),
-                            other => other,
+                            other @ (Judged::Replaced(_) | Judged::Refused(_)) => other,
                         };
                         judged.map(|judged| (used, replaced(judged)))
                     }

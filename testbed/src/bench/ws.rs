@@ -508,9 +508,19 @@ fn haproxy_config(listen: SocketAddr, to: SocketAddr) -> String {
     )
 }
 
-/// Binds all threads of a process to one core.
+/// Binds all threads of a process to one core. A thread that ends meanwhile, as those for files do, makes `taskset`
+/// fail for all; so it is asked again.
 fn pin(pid: u32, core: &str) -> Result<()> {
-    run(Command::new("taskset").args(["-acp", core, &pid.to_string()])).context("cannot pin to a core")
+    const ATTEMPTS: usize = 5;
+    let attempt = || run(Command::new("taskset").args(["-acp", core, &pid.to_string()]));
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS {
+        if result.is_ok() {
+            break;
+        }
+        result = attempt();
+    }
+    result.context("cannot pin to a core")
 }
 
 /// The sidecar as it is shipped.

@@ -128,17 +128,14 @@ impl Ways {
         let work = async {
             let mut message: Option<(u8, Vec<u8>)> = None;
             loop {
-                let frame = match socket.next().await {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) | Err(_) => {
-                        all.push(Event::End);
-                        break;
-                    }
+                let Ok(Some(frame)) = socket.next().await else {
+                    all.push(Event::End);
+                    break;
                 };
                 match frame.opcode {
                     TEXT | BINARY | CONTINUATION => {
                         let begun = message.get_or_insert((frame.opcode, Vec::new()));
-                        assert_eq!(begun.1.is_empty() || frame.opcode == CONTINUATION, true, "{way:?}");
+                        assert!(begun.1.is_empty() || frame.opcode == CONTINUATION, "{way:?}");
                         begun.1.extend(frame.payload);
                         if frame.fin {
                             let (opcode, payload) = message.take().unwrap();
