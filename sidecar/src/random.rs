@@ -13,7 +13,7 @@ fn bits() -> u64 {
 /// The key of a masked WebSocket frame.
 #[must_use]
 pub fn mask_key() -> [u8; 4] {
-    let [a, b, c, d, ..] = bits().to_be_bytes();
+    let [a, b, c, d, ..] = nonce();
     [a, b, c, d]
 }
 
@@ -22,6 +22,12 @@ pub fn mask_key() -> [u8; 4] {
 pub fn jitter() -> u8 {
     let [jitter, ..] = bits().to_be_bytes();
     jitter
+}
+
+/// Eight bytes that nobody else would send by chance.
+#[must_use]
+pub fn nonce() -> [u8; 8] {
+    bits().to_be_bytes()
 }
 
 /// 16 hexadecimal digits, for the name of a temporary file.

@@ -17,6 +17,7 @@ use crate::files::serve_tus::Uploads;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::proxy::connect::ConnectPolicy;
+use crate::proxy::pulse::Pulse;
 use crate::readiness::Watch;
 use crate::routes::MAX_FOLLOWERS;
 use crate::stop::Stop;
@@ -51,6 +52,8 @@ pub struct Inner {
     pub workspace_dir: PathBuf,
     /// What is done to a client's `connect`.
     pub connect: ConnectPolicy,
+    /// What all open WebSockets hear at once.
+    pub pulse: Pulse,
     /// What is known of the agent.
     pub readiness: Watch,
     /// For tasks that outlive their request.
@@ -120,6 +123,7 @@ impl App {
             agent_state_dir,
             workspace_dir,
             connect,
+            pulse: Pulse::default(),
             readiness,
             writes: Writes::new(stop.clone()),
             stop,

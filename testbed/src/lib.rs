@@ -7,7 +7,8 @@
 //! * [`model_stub`]: the model that agents talk to, with faults on demand.
 //!
 //! [`system`] puts them together; begin there. Below: [`forward`], the HTTP/1.1 server and forwarder under the
-//! stand-ins; [`process`], child processes that end with us, however we end; [`tools`], what has to be installed.
+//! stand-ins; [`raw_ws`], WebSockets down to the byte; [`lone_sidecar`], a sidecar in front of anything; [`process`],
+//! child processes that end with us, however we end; [`tools`], what has to be installed.
 //!
 //! [`bench`] measures. The commands (`cargo xtask …`) are thin callers of this library, in `bin/xtask`. The end-to-end tests are in
 //! `tests/it`.
@@ -19,8 +20,10 @@ pub mod fly_proxy;
 pub mod forward;
 pub mod image;
 pub mod legacy;
+pub mod lone_sidecar;
 pub mod model_stub;
 pub mod process;
+pub mod raw_ws;
 pub mod system;
 pub mod tools;
 pub mod workerd;

@@ -44,6 +44,8 @@ pub enum Need {
     Image,
     /// Compare with other file servers; nothing of the above.
     FileServers,
+    /// Compare with other proxies of WebSockets; nothing of the above.
+    Proxies,
 }
 
 impl Tools {
@@ -128,6 +130,12 @@ impl Tools {
         PathBuf::from("/usr/bin/wrk")
     }
 
+    /// A proxy to compare with, from Debian.
+    #[must_use]
+    pub fn haproxy(&self) -> PathBuf {
+        PathBuf::from("/usr/sbin/haproxy")
+    }
+
     /// A file server to compare with: Debian's, unpacked and not installed, since its package would start it.
     #[must_use]
     pub fn nginx(&self) -> PathBuf {
@@ -165,7 +173,11 @@ impl Tools {
             File::create(self.dir().join("install.lock")).context("cannot create the installation lock")?;
         lock.lock().context("cannot lock the tool folder")?;
 
-        let steps = if need == Need::FileServers { self.file_servers() } else { self.system(need)? };
+        let steps = match need {
+            Need::FileServers => self.file_servers(),
+            Need::Proxies => self.proxies(),
+            Need::System | Need::Browser | Need::Bench | Need::Image => self.system(need)?,
+        };
         let mut missing = Vec::new();
         for (title, step) in steps {
             if !step.is_done(self)? {
@@ -190,6 +202,14 @@ impl Tools {
                 "dufs (compiles for some minutes)".into(),
                 Step::Cargo { name: "dufs", binary: self.dufs(), version: DUFS.into() },
             ),
+        ]
+    }
+
+    fn proxies(&self) -> Vec<(String, Step)> {
+        vec![
+            ("nginx".into(), Step::Unpacked { package: "nginx", file: self.nginx() }),
+            // It needs libraries that are on no machine by themselves.
+            ("haproxy".into(), Step::Debian { package: "haproxy", file: self.haproxy() }),
         ]
     }
 

@@ -10,9 +10,6 @@ const MAX_HEADER_BYTES: usize = 14;
 /// Control frames carry at most this much, in one piece.
 pub const MAX_CONTROL_BYTES: u64 = 125;
 
-/// Longest reason in a close frame: its code takes two bytes.
-const MAX_REASON_BYTES: usize = 123;
-
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
@@ -81,6 +78,17 @@ pub struct Header {
 }
 
 impl Header {
+    /// How many bytes the header itself takes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        let length = match self.length {
+            ..=125 => 0,
+            126..=0xFFFF => 2,
+            _ => 8,
+        };
+        2 + length + if self.mask.is_some() { 4 } else { 0 }
+    }
+
     /// Writes the header in its shortest form.
     pub fn write(&self, to: &mut Vec<u8>) {
         to.push(if self.fin { FIN } else { 0 } | self.opcode.nibble());
@@ -134,14 +142,27 @@ impl Piece<'_> {
     pub fn unmask_onto(&self, to: &mut Vec<u8>) {
         match self.header.mask {
             None => to.extend_from_slice(self.payload),
-            Some(key) => {
+            Some(mut key) => {
                 // Only the offset's remainder counts, and that fits.
-                let skip = usize::try_from(self.offset % 4).unwrap_or_default();
-                to.extend(
-                    self.payload.iter().zip(key.iter().cycle().skip(skip)).map(|(byte, key)| byte ^ key),
-                );
+                key.rotate_left(usize::try_from(self.offset % 4).unwrap_or_default());
+                unmask_onto(self.payload, key, to);
             }
         }
+    }
+}
+
+/// Appends `payload` to `to`, unmasked if it was masked, and masked if it was not.
+pub fn unmask_onto(payload: &[u8], key: [u8; 4], to: &mut Vec<u8>) {
+    let start = to.len();
+    to.extend_from_slice(payload);
+    let word = u32::from_ne_bytes(key);
+    // By words, which the compiler makes vectors of.
+    let (words, rest) = to.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>();
+    for bytes in words {
+        *bytes = (u32::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key) {
+        *byte ^= key;
     }
 }
 
@@ -187,6 +208,13 @@ impl Reader {
             }
             State::Head { mut bytes, have } => {
                 let mut have = usize::from(have);
+                if have == 0
+                    && let Some(header) = parse(input, self.sender)?
+                {
+                    let rest = input.get(header.size()..).unwrap_or_default();
+                    let (used, piece) = self.payload(header, 0, true, rest);
+                    return Ok((header.size() + used, Some(piece)));
+                }
                 for (at, byte) in input.iter().enumerate() {
                     if let Some(slot) = bytes.get_mut(have) {
                         *slot = *byte;
@@ -216,8 +244,11 @@ impl Reader {
     }
 }
 
-/// Parses a head, or says that it is not complete. What can be refused early is.
-fn parse(head: &[u8], sender: Sender) -> Result<Option<Header>, FrameError> {
+/// Parses the head at the front of `head`, or says that it is not complete. What can be refused early is.
+///
+/// # Errors
+/// It is no head that `sender` may send.
+pub fn parse(head: &[u8], sender: Sender) -> Result<Option<Header>, FrameError> {
     let [first, second, rest @ ..] = head else { return Ok(None) };
     if first & RESERVED != 0 {
         return Err(FrameError::Reserved);
@@ -270,19 +301,17 @@ pub fn client_message(opcode: Opcode, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let header = Header { fin: true, opcode, mask: Some(key), length: payload.len() as u64 };
     let mut frame = Vec::with_capacity(MAX_HEADER_BYTES + payload.len());
     header.write(&mut frame);
-    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    unmask_onto(payload, key, &mut frame);
     frame
 }
 
-/// A server's close frame. The reason is cut to what fits, at the end of a character.
+/// One whole frame of a server.
 #[must_use]
-pub fn server_close(code: u16, reason: &str) -> Vec<u8> {
-    let reason = reason.get(..reason.floor_char_boundary(MAX_REASON_BYTES)).unwrap_or_default();
-    let header = Header { fin: true, opcode: Opcode::Close, mask: None, length: 2 + reason.len() as u64 };
-    let mut frame = Vec::with_capacity(4 + reason.len());
+pub fn server_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let header = Header { fin: true, opcode, mask: None, length: payload.len() as u64 };
+    let mut frame = Vec::with_capacity(MAX_HEADER_BYTES + payload.len());
     header.write(&mut frame);
-    frame.extend(code.to_be_bytes());
-    frame.extend(reason.as_bytes());
+    frame.extend_from_slice(payload);
     frame
 }
 
@@ -377,12 +406,18 @@ mod tests {
     }
 
     #[test]
-    fn close_frames() {
-        assert_eq!(server_close(1012, "service restart"), b"\x88\x11\x03\xf4service restart");
-        let long = "\u{e4}".repeat(100);
-        let frame = server_close(1000, &long);
-        let read = frames(Sender::Server, &frame, 7).unwrap();
-        assert_eq!(std::str::from_utf8(&read[0].1[2..]).unwrap().chars().count(), 61);
+    fn sizes_of_heads() {
+        for length in [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 40] {
+            for mask in [None, Some(KEY)] {
+                let header = Header { fin: true, opcode: Opcode::Binary, mask, length };
+                let mut bytes = Vec::new();
+                header.write(&mut bytes);
+                assert_eq!(bytes.len(), header.size(), "{length}");
+                bytes.extend(b"behind it");
+                let sender = if mask.is_some() { Sender::Client } else { Sender::Server };
+                assert_eq!(parse(&bytes, sender), Ok(Some(header)));
+            }
+        }
     }
 
     fn opcode() -> impl Strategy<Value = Opcode> {

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 pub(super) struct Outbox {
     rest: Vec<u8>,
     sent: usize,
+    /// Whether the peer took something of what it had not taken at once, since somebody asked.
+    progress: bool,
 }
 
 impl Outbox {
@@ -30,18 +32,40 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether everything was handed to the system.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// How much is left to send, in bytes.
+    pub(super) const fn len(&self) -> usize {
+        self.rest.len().saturating_sub(self.sent)
+    }
+
+    /// Whether the peer took any of the rest since the last call: a slow peer that is there.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
     /// Ready once everything was handed to the system.
     pub(super) fn poll_flush(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         while let Some(bytes) = self.rest.get(self.sent..).filter(|bytes| !bytes.is_empty()) {
             ready!(to.poll_write_ready(cx))?;
             match to.try_write(bytes) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    self.progress = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        *self = Self::default();
+        self.rest = Vec::new();
+        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 }

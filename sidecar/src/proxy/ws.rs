@@ -64,8 +64,9 @@ pub async fn upgrade(
 async fn attend(app: App, auth: Authenticated, connection: Connection, client: OnUpgrade, agent: OnUpgrade) {
     let started = Instant::now();
     let ended = match Box::pin(timeout(HANDOVER_TIMEOUT, take_over(client, agent))).await {
-        Ok(Some((session, early_client, early_agent))) => {
-            session.run(early_client, early_agent, &app.connect, app.stop.clone()).await
+        Ok(Some(((client, early_client), (agent, early_agent)))) => {
+            let session = Session::new(client, agent, app.pulse.join(&app.stop));
+            session.run(early_client, early_agent, &app.connect).await
         }
         Ok(None) | Err(_) => Ended::ByClient,
     };
@@ -81,10 +82,12 @@ async fn attend(app: App, auth: Authenticated, connection: Connection, client: O
     drop(connection);
 }
 
-async fn take_over(client: OnUpgrade, agent: OnUpgrade) -> Option<(Session, Bytes, Bytes)> {
+/// Both sockets, each with what was already read from it.
+type Sockets = ((TcpStream, Bytes), (TcpStream, Bytes));
+
+async fn take_over(client: OnUpgrade, agent: OnUpgrade) -> Option<Sockets> {
     let (client, agent) = tokio::try_join!(client, agent).ok()?;
-    let ((client, early_client), (agent, early_agent)) = (socket(client)?, socket(agent)?);
-    Some((Session::new(client, agent), early_client, early_agent))
+    Some((socket(client)?, socket(agent)?))
 }
 
 /// The socket below an upgraded connection, and what was already read from it.

@@ -132,6 +132,12 @@ impl Gateway {
                     while let Some(Ok(_)) = socket.next().await {}
                     return None;
                 }
+                // Killed: between two frames, or within one.
+                Message::Text(text) if text == "die" => return None,
+                Message::Text(text) if text == "die inside" => {
+                    socket.get_mut().write_all(b"\x81\x7e\x10\x00{").await.ok()?;
+                    return None;
+                }
                 Message::Text(text) if text == "big" => {
                     socket.send(Message::binary(vec![7; BIG])).await.ok()?;
                 }

@@ -286,6 +286,9 @@ async fn sigterm_closes_sockets_with_1012() {
     next(&mut silent).await;
     let asked = Instant::now();
     sidecar.terminate();
+    // In the agent's words, to whom would understand them.
+    let goodbye: Value = serde_json::from_str(next(&mut open).await.to_text().unwrap()).unwrap();
+    assert_eq!(goodbye["event"], "shutdown");
     for socket in [&mut open, &mut silent] {
         assert_eq!(close_of(socket).await.code, CloseCode::Restart);
         while socket.next().await.is_some() {}
@@ -294,4 +297,69 @@ async fn sigterm_closes_sockets_with_1012() {
     assert_eq!(code, Some(0), "{log}");
     assert!(asked.elapsed().as_secs() < 5, "the clients answered, so there was nothing to wait for");
     eventually("the agent's sockets have ended", async || gateway.closed() == 2).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_is_a_clean_close() {
+    let (sidecar, gateway) = Sidecar::start().await;
+    for (last_words, announced) in [("die", true), ("die inside", false)] {
+        let mut socket = connected(&sidecar, "/").await;
+        say(&mut socket, last_words).await;
+        if announced {
+            let goodbye: Value = serde_json::from_str(next(&mut socket).await.to_text().unwrap()).unwrap();
+            assert_eq!(goodbye["event"], "shutdown", "{last_words}");
+        }
+        let close = close_of(&mut socket).await;
+        assert_eq!((close.code, close.reason.as_str()), (CloseCode::Restart, "service restart"));
+        // Not a reset: the stream ends in order.
+        while let Some(message) = socket.next().await {
+            message.unwrap();
+        }
+    }
+    eventually("the agent's sockets have ended", async || gateway.closed() == 2).await;
+}
+
+#[tokio::test]
+async fn a_call_that_cuts_a_transcript_is_answered_here() {
+    let (sidecar, _gateway) = Sidecar::start().await;
+    let mut socket = connected(&sidecar, "/").await;
+    for method in ["sessions.compact", "\\u0073essions.compact"] {
+        let call = format!(
+            r#"{{"type":"req","id":"c2","method":"{method}","params":{{"key":"main","maxLines":1}}}}"#
+        );
+        raw(&mut socket, &fragment(false, Opcode::Text, &call.as_bytes()[..30])).await;
+        raw(&mut socket, &fragment(true, Opcode::Continuation, &call.as_bytes()[30..])).await;
+        let answer: Value = serde_json::from_str(next(&mut socket).await.to_text().unwrap()).unwrap();
+        assert_eq!((&answer["id"], &answer["ok"]), (&json!("c2"), &json!(false)), "{answer}");
+    }
+    // Others go on as they came.
+    let call = r#"{"type":"req", "id":"c3","method":"sessions.reset"}"#;
+    say(&mut socket, call).await;
+    assert_eq!(next(&mut socket).await, Message::text(call));
+}
+
+#[tokio::test]
+async fn closes_and_malformed_frames_of_an_open_socket() {
+    let (sidecar, gateway) = Sidecar::start().await;
+    let close = |payload: &[u8]| fragment(true, Opcode::Close, payload);
+    let rows = [
+        ("reserved bit", b"\xa1\x80\0\0\0\0".to_vec(), CloseCode::Protocol),
+        ("opcode 5", b"\x85\x80\0\0\0\0".to_vec(), CloseCode::Protocol),
+        ("not masked", b"\x81\x01x".to_vec(), CloseCode::Protocol),
+        ("long ping", b"\x89\xfe\x00\x7e\0\0\0\0".to_vec(), CloseCode::Protocol),
+        ("fragmented ping", b"\x09\x80\0\0\0\0".to_vec(), CloseCode::Protocol),
+        ("continuation", fragment(true, Opcode::Continuation, b"x"), CloseCode::Protocol),
+        ("half a code", close(b"\x03"), CloseCode::Protocol),
+        ("code 1005", close(b"\x03\xed"), CloseCode::Protocol),
+        ("reason", close(b"\x03\xe8\xff"), CloseCode::Invalid),
+        ("600 KB", client_message(Opcode::Binary, &vec![b' '; 600_000], KEY), CloseCode::Size),
+        ("a good one", close(b"\x0f\xa0bye"), CloseCode::Library(4000)),
+    ];
+    let count = rows.len();
+    for (name, bytes, code) in rows {
+        let mut socket = connected(&sidecar, "/").await;
+        raw(&mut socket, &bytes).await;
+        assert_eq!(close_of(&mut socket).await.code, code, "{name}");
+    }
+    eventually("the agent is let go", async || gateway.closed() == count).await;
 }

@@ -97,7 +97,7 @@ fn step(instruction: &Instruction<'_>, stages: &[Stage]) -> Result<Step> {
             ensure!(run.here_docs.is_empty(), "here documents are not supported");
             let Command::Shell(command) = &run.arguments else { bail!("RUN wants a shell command") };
             let caches = run.options.iter().map(cache_of).collect::<Result<_>>()?;
-            Step::Run { command: joined_lines(&command.value), caches }
+            Step::Run { command: joined_lines(command.value), caches }
         }
         Instruction::Copy(copy) => {
             let mut from = None;

@@ -24,3 +24,5 @@ mod standins;
 mod supervision;
 mod support;
 mod up;
+mod ws;
+mod ws_agent;

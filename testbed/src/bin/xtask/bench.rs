@@ -1,12 +1,11 @@
 //! `cargo xtask bench NAME`: runs a benchmark of the library, and shows its report.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use testbed::tools::{Need, Tools, progress, run as run_command};
+use testbed::tools::{Need, Tools};
 use testbed::{bench, edge_build};
 
 use crate::{print_line, runtime};
@@ -17,6 +16,8 @@ pub(crate) enum Name {
     Edge,
     /// CPU per unit of work of the sidecar's files and history against nginx, Caddy and dufs.
     Files,
+    /// WebSockets through the sidecar against nginx and haproxy: CPU per message, added latency, idle memory.
+    Ws,
 }
 
 pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, json: bool) -> Result<()> {
@@ -25,6 +26,7 @@ pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, json: bool) 
     let shown = match name {
         Name::Edge => edge(tools, &dir, rounds.unwrap_or(bench::edge::ROUNDS), json),
         Name::Files => files(tools, &dir, rounds.unwrap_or(bench::files::ROUNDS), json),
+        Name::Ws => ws(tools, &dir, rounds.unwrap_or(bench::ws::ROUNDS), json),
     };
     // Gigabytes, so also after a failure.
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -41,18 +43,16 @@ fn edge(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> 
 
 fn files(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
     tools.install(Need::FileServers)?;
-    let sidecar = build_release_sidecar(tools)?;
+    let sidecar = bench::release_sidecar(tools)?;
     let report = runtime()?.block_on(bench::files::run_all(tools, dir, &sidecar, rounds))?;
     Ok(if json { serde_json::to_string(&report)? } else { report.table() })
 }
 
-/// The sidecar as it ships; where it is: in the folder beside this program's own.
-fn build_release_sidecar(tools: &Tools) -> Result<PathBuf> {
-    progress("building the sidecar as it ships");
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--quiet", "--release", "--package", "sidecar"]).current_dir(tools.repository());
-    run_command(&mut cargo).context("the sidecar does not build")?;
-    let here = std::env::current_exe().context("cannot tell where this program is")?;
-    let target = here.parent().and_then(Path::parent).context("this program is in no target folder")?;
-    Ok(target.join("release/sidecar"))
+fn ws(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
+    tools.install(Need::Proxies)?;
+    let sidecar = bench::release_sidecar(tools)?;
+    // Load and echo share one core; a second thread would only add its own switching.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(bench::ws::run_all(tools, dir, &sidecar, rounds))?;
+    Ok(if json { serde_json::to_string(&report)? } else { report.table() })
 }

@@ -81,7 +81,7 @@ enum Command {
     /// Measure.
     Bench {
         name: bench::Name,
-        /// Rounds for each figure, in which the parties take turns; 7 for `edge`, 5 for `files` if absent.
+        /// Rounds for each figure, in which the parties take turns; each benchmark has its own default.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
         rounds: Option<usize>,
         /// One JSON object in place of the table.
@@ -158,6 +158,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Install => {
             tools.install(Need::Bench)?;
             tools.install(Need::FileServers)?;
+            tools.install(Need::Proxies)?;
         }
     }
     Ok(ExitCode::SUCCESS)
