@@ -67,7 +67,7 @@ pub(super) fn describe() -> Op {
         )
         .query("tail", integer(), "Lines: 200 if it is missing, at most 10,000.")
         .query("follow", choice(["true", "false"]), "`true` goes on with what comes.")
-        .bytes(StatusCode::OK, "The lines.", &["text/plain; charset=utf-8"])
+        .bytes(StatusCode::OK, "The lines.", &["text/plain"])
         .fails([ApiError::BadTail, ApiError::AgentElsewhere, ApiError::TooManyFollowers])
 }
 

@@ -121,7 +121,7 @@ fn at_the_gate() -> BTreeMap<u16, (&'static str, Vec<ApiError>)> {
     BTreeMap::from([
         (401, ("Unauthorized", unauthorized)),
         (409, ("StaleEpoch", vec![ApiError::StaleEpoch])),
-        (503, ("Unavailable", vec![ApiError::EpochNotStored(disk.into())])),
+        (503, ("Unavailable", vec![ApiError::EpochNotStored(disk.into()), ApiError::Draining])),
     ])
 }
 

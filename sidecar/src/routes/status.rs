@@ -59,7 +59,7 @@ pub(super) async fn get(State(app): State<App>, _: Authenticated) -> Json<Status
 pub(super) fn describe() -> Op {
     let example = json!({
         "ok": true, "status": "running", "version": "0.1.0",
-        "readiness": { "ready": true, "reason": "the agent answers" }
+        "readiness": { "ready": true, "reason": "the agent answers" }, "draining": false
     });
     Op::new(Tag::Machine, "getStatus", "Ask how the agent is").json::<Status>(
         StatusCode::OK,
