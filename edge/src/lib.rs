@@ -18,6 +18,7 @@ pub mod access;
 pub mod config;
 pub mod cors;
 pub mod error;
+pub mod fly;
 pub mod forward;
 pub mod lease;
 pub mod placement;
