@@ -100,7 +100,7 @@ pub fn call(
             Call::DeleteVolume { app, volume: id.clone() }
         }
         Action::ReadRetiredVolume(id) => Call::ReadVolume { app, volume: id.clone() },
-        Action::ListMachines => Call::ListMachines { app },
+        Action::ListMachines => Call::ListMachines { app, owner: names.tag.clone() },
         Action::CreateMachine => {
             let held = volume()?;
             let on_volume = match record.content {

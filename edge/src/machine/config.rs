@@ -7,7 +7,8 @@ use shared::id::{Generation, UserId, VolumeId};
 use shared::key::MachineKey;
 
 use super::desired::Spec;
-use super::names::{GENERATION_KEY, Names, OWNER_KEY};
+use super::names::{GENERATION_KEY, Names};
+use crate::fly::call::OWNER_KEY;
 use crate::fly::wire::{Autostop, Concurrency, MachineConfig, Mount, Port, Restart, Service, StopConfig};
 
 /// The sidecar's port.

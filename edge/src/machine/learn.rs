@@ -7,12 +7,13 @@ use shared::time::UnixMillis;
 use super::backoff::{MAX_ATTEMPTS, next_attempt};
 use super::call::Refusal;
 use super::desired::{Desired, Setup, Want};
-use super::names::{GENERATION_KEY, Names, OWNER_KEY, names};
+use super::names::{GENERATION_KEY, Names, names};
 use super::plan::Action;
 use super::record::{
     Cause, Content, FullRegion, HeldApp, HeldLease, HeldMachine, Knowledge, LOOK_AGAIN_MS, Made, Record,
     cause_of,
 };
+use crate::fly::call::OWNER_KEY;
 use crate::fly::wire::{Address, HostStatus, Machine, MachineState, Volume};
 use crate::fly::{Answer, ApiError, Fault};
 

@@ -9,9 +9,6 @@ use super::desired::Layout;
 /// Hexadecimal digits of the user's tag: 80 bits, so that even ten million users do not meet.
 const TAG_DIGITS: usize = 20;
 
-/// The metadata key under which a machine says whose it is.
-pub const OWNER_KEY: &str = "automna_user";
-
 /// The metadata key of the generation.
 pub const GENERATION_KEY: &str = "automna_generation";
 

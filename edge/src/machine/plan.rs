@@ -384,15 +384,22 @@ fn out_of_reach(view: View<'_>, read_at: UnixMillis, look: Action) -> Plan {
     if now >= next { Plan::Do(look, Why::Changing) } else { Plan::Wait { until: next, why: Waiting::Host } }
 }
 
-/// Looks at a machine that is changing, not too often; `stuck` once it has taken too long.
+/// Looks at a machine that is changing, not too often; `stuck` once it has taken too long, as a fresh look shows.
 fn poll(machine: &HeldMachine, now: UnixMillis, why: Waiting, stuck: Plan) -> Plan {
     let at_it_ms = now.since(machine.since);
-    if at_it_ms > STUCK_MS && machine.read_at > machine.since {
-        return stuck;
-    }
-    let gap_ms = at_it_ms.checked_div(4).unwrap_or(0).clamp(POLL_MIN_MS, POLL_MAX_MS);
+    let too_long = at_it_ms > STUCK_MS;
+    let gap_ms = if too_long {
+        MINUTE_MS
+    } else {
+        at_it_ms.checked_div(4).unwrap_or(0).clamp(POLL_MIN_MS, POLL_MAX_MS)
+    };
     let next = machine.read_at.plus_ms(gap_ms);
-    if now >= next { Plan::Do(Action::ReadMachine, Why::Changing) } else { Plan::Wait { until: next, why } }
+    match stuck {
+        _ if now >= next => Plan::Do(Action::ReadMachine, Why::Changing),
+        Plan::NeedsAttention { cause, .. } if too_long => Plan::NeedsAttention { cause, until: Some(next) },
+        stuck if too_long && machine.read_at > machine.since => stuck,
+        _ => Plan::Wait { until: next, why },
+    }
 }
 
 /// A machine that was not found, or of which nothing certain is known.

@@ -1,0 +1,117 @@
+//! The control plane under everything that can go wrong, ten thousand times.
+//!
+//! `CONTROL_PLANE_HISTORIES=1000000 cargo test -p edge --test control_plane` lives more of them, and
+//! `CONTROL_PLANE_SEED=17` one alone. A failure prints its seed and its whole trace.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use control_sim::{Failure, Mutation, Summary, history};
+
+/// Histories in CI: within two minutes on two slow cores.
+const HISTORIES: u64 = 10_000;
+
+/// In how many histories at most a missing rule has to show.
+const MUTATED_HISTORIES: u64 = 2_000;
+
+#[expect(clippy::disallowed_methods, reason = "a test's own settings")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Lives the histories of `seeds`, on all cores; the first failure by seed among those found.
+fn live(seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> Result<Summary, Failure> {
+    let next = AtomicU64::new(seeds.start);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let results: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
+        let work = || {
+            let mut sum = Summary::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return Ok(sum);
+                }
+                match history(seed, mutation) {
+                    Ok(summary) => sum = add(&sum, &summary),
+                    Err(failure) => {
+                        next.store(seeds.end, Ordering::Relaxed);
+                        return Err(failure);
+                    }
+                }
+            }
+        };
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    });
+    let mut total = Summary::default();
+    let mut failures = Vec::new();
+    for result in results {
+        match result {
+            Ok(sum) => total = add(&total, &sum),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match failures.into_iter().min_by_key(|failure| failure.seed) {
+        Some(failure) => Err(failure),
+        None => Ok(total),
+    }
+}
+
+fn add(a: &Summary, b: &Summary) -> Summary {
+    Summary {
+        events: a.events + b.events,
+        calls: a.calls + b.calls,
+        crashes: a.crashes + b.crashes,
+        faults: a.faults + b.faults,
+        ready: a.ready + b.ready,
+        suspended: a.suspended + b.suspended,
+        deleted: a.deleted + b.deleted,
+        attention: a.attention + b.attention,
+        generations: a.generations + b.generations,
+    }
+}
+
+#[test]
+fn ten_thousand_histories() {
+    let seeds = match number("CONTROL_PLANE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CONTROL_PLANE_HISTORIES").unwrap_or(HISTORIES),
+    };
+    let one = seeds.end - seeds.start == 1;
+    match live(seeds, None) {
+        Ok(total) => {
+            println!("{total:?}");
+            // Histories in which nothing happens would prove nothing.
+            if !one {
+                for (what, count) in [
+                    ("crash", total.crashes),
+                    ("fault", total.faults),
+                    ("ready user", total.ready),
+                    ("suspended user", total.suspended),
+                    ("deleted user", total.deleted),
+                    ("user in need of attention", total.attention),
+                    ("recovery or move", total.generations),
+                ] {
+                    assert!(count >= 20, "too few: {what}");
+                }
+            }
+        }
+        Err(failure) => panic!("{failure}\nrepeat it with CONTROL_PLANE_SEED={}", failure.seed),
+    }
+}
+
+#[test]
+fn every_rule_is_missed() {
+    for mutation in Mutation::ALL {
+        match live(0..MUTATED_HISTORIES, Some(mutation)) {
+            Ok(_) => panic!("{mutation:?} goes unnoticed"),
+            Err(failure) => println!("{mutation:?}: seed {}: {:.100}", failure.seed, failure.what),
+        }
+    }
+}
+
+#[test]
+fn a_failure_can_be_repeated() {
+    let first = live(0..MUTATED_HISTORIES, Some(Mutation::NoLookUp)).unwrap_err();
+    let again = history(first.seed, Some(Mutation::NoLookUp)).unwrap_err();
+    assert_eq!((first.what, first.trace), (again.what, again.trace));
+}
