@@ -105,7 +105,7 @@ pub fn call(
             let held = volume()?;
             let on_volume = match record.content {
                 Content::Awaited => OnVolume::Restore,
-                Content::Held if record.heard || record.copy_of.is_some() => OnVolume::Kept,
+                Content::Held if record.heard => OnVolume::Kept,
                 Content::Empty | Content::Held => OnVolume::Fresh,
             };
             let key = keys.machine_key(&desired.user, record.generation);

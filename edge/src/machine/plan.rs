@@ -35,6 +35,9 @@ pub const UNREACHABLE_MS: u64 = 10 * MINUTE_MS;
 /// How long a machine may be between two states, in ms. Fly calls it stuck after 5 minutes, updates after 10.
 pub const STUCK_MS: u64 = 10 * MINUTE_MS;
 
+/// How long a machine may be made and not start, in ms.
+const CREATED_MS: u64 = 3 * MINUTE_MS;
+
 /// Between polls of a machine that is changing: a quarter of the time it has been at it, within these bounds.
 const POLL_MIN_MS: u64 = 600;
 const POLL_MAX_MS: u64 = 15_000;
@@ -391,7 +394,8 @@ fn poll(machine: &HeldMachine, now: UnixMillis, why: Waiting, stuck: Plan) -> Pl
     let gap_ms = if too_long {
         MINUTE_MS
     } else {
-        at_it_ms.checked_div(4).unwrap_or(0).clamp(POLL_MIN_MS, POLL_MAX_MS)
+        // By the last look, so that the next one does not move while it is waited for.
+        machine.read_at.since(machine.since).checked_div(4).unwrap_or(0).clamp(POLL_MIN_MS, POLL_MAX_MS)
     };
     let next = machine.read_at.plus_ms(gap_ms);
     match stuck {
@@ -418,27 +422,20 @@ fn doubtful_machine(machine: &HeldMachine, now: UnixMillis) -> Option<Plan> {
 /// A machine that should run.
 fn a_machine(view: View<'_>, machine: &HeldMachine) -> Plan {
     use MachineState as S;
-    let View { record, now, .. } = view;
+    let now = view.now;
     if let Some(plan) = doubtful_machine(machine, now) {
         return plan;
     }
-    let volume_lost = record.volume.present().is_some_and(|volume| volume.host == HostStatus::Unreachable);
-    if machine.host == HostStatus::Unreachable || volume_lost {
+    if machine.host == HostStatus::Unreachable {
         return out_of_reach(view, machine.read_at, Action::ReadMachine);
     }
     match machine.state {
         S::Stopped | S::Suspended | S::Failed => {
             relocation(view).or_else(|| update(view, machine)).unwrap_or_else(|| start(view))
         }
-        // It goes on by itself, unless it was made without being launched.
-        S::Created => relocation(view).unwrap_or_else(|| {
-            let stuck = start(view);
-            if now.since(machine.since) > 3 * MINUTE_MS {
-                stuck
-            } else {
-                poll(machine, now, Waiting::Machine, stuck)
-            }
-        }),
+        // It goes on by itself, unless it was made without being launched; it is not moved before it has run.
+        S::Created if now.since(machine.since) > CREATED_MS => start(view),
+        S::Created => poll(machine, now, Waiting::Machine, start(view)),
         S::Started => relocation(view)
             .or_else(|| update(view, machine))
             .or_else(|| release(view, machine))
@@ -488,9 +485,7 @@ fn relocation(view: View<'_>) -> Option<Plan> {
     }
     match view.record.machine.present().map(|machine| machine.state) {
         Some(MachineState::Started) => Some(Plan::Do(Action::Stop, Why::Relocated)),
-        Some(
-            MachineState::Stopped | MachineState::Suspended | MachineState::Failed | MachineState::Created,
-        )
+        Some(MachineState::Stopped | MachineState::Suspended | MachineState::Failed)
         | None => Some(next_generation(RetiredWhy::Moved, Some(order.region.clone()), Why::Relocated)),
         Some(_) => None,
     }

@@ -506,6 +506,10 @@ impl Record {
             volume.stale = true;
         }
         self.note_host(seen.host_status, now);
+        // The volume is where its machine is.
+        if let Some(volume) = self.volume.present_mut() {
+            volume.host = seen.host_status;
+        }
         if matches!(seen.state, MachineState::Destroyed) {
             self.machine = Knowledge::Absent;
         } else {
@@ -576,7 +580,8 @@ impl Record {
         self.unreachable_since = None;
         self.lease = None;
         self.report = None;
-        self.heard = false;
+        // What was begun there is in the copy.
+        self.heard &= why == RetiredWhy::Moved;
     }
 
     /// The last try has failed, or there is no point in another.
