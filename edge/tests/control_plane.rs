@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use control_sim::fleet::{Kept, sign_up};
 use control_sim::{Failure, Mutation, Summary, history};
 
 /// Histories in CI: within two minutes on two slow cores.
@@ -96,6 +97,25 @@ fn ten_thousand_histories() {
             }
         }
         Err(failure) => panic!("{failure}\nrepeat it with CONTROL_PLANE_SEED={}", failure.seed),
+    }
+}
+
+/// `cargo xtask test --long`.
+#[test]
+#[ignore = "a quarter of an hour"]
+fn half_a_million_histories() {
+    if let Err(failure) = live(HISTORIES..HISTORIES + 500_000, None) {
+        panic!("{failure}\nrepeat it with CONTROL_PLANE_SEED={}", failure.seed);
+    }
+}
+
+#[test]
+fn many_sign_up_at_once() {
+    for kept in [Kept::PerUser, Kept::Shared] {
+        let report = sign_up(300, kept).unwrap();
+        assert_eq!(report.refused, 0, "{report:?}");
+        assert!(report.used_percent >= 90.0, "{report:?}");
+        assert_eq!(report.bottleneck_calls, 300, "each is made once: {report:?}");
     }
 }
 

@@ -485,8 +485,9 @@ fn relocation(view: View<'_>) -> Option<Plan> {
     }
     match view.record.machine.present().map(|machine| machine.state) {
         Some(MachineState::Started) => Some(Plan::Do(Action::Stop, Why::Relocated)),
-        Some(MachineState::Stopped | MachineState::Suspended | MachineState::Failed)
-        | None => Some(next_generation(RetiredWhy::Moved, Some(order.region.clone()), Why::Relocated)),
+        Some(MachineState::Stopped | MachineState::Suspended | MachineState::Failed) | None => {
+            Some(next_generation(RetiredWhy::Moved, Some(order.region.clone()), Why::Relocated))
+        }
         Some(_) => None,
     }
 }

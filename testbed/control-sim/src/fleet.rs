@@ -7,7 +7,8 @@ use fly_model::{Profile, Range, Region};
 use crate::world::{Happening, Options, START, World, app};
 
 /// What signing everybody up came to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
     pub users: usize,
     pub layout: &'static str,
@@ -24,15 +25,24 @@ pub struct Report {
     pub used_percent: f64,
 }
 
-/// Signs up `users` at once. `apps_per_org` says whether Fly counts the making of apps on the organisation (which
-/// its documentation leaves open, and the control plane assumes) or on each app's name.
+/// Which layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    PerUser,
+    Shared,
+}
+
+/// Signs up `users` at once. The making of apps is counted on the organisation: Fly's documentation leaves that
+/// open, and the control plane assumes the worse.
 ///
 /// # Errors
 /// For what [`crate::history`] would call a failure.
-pub fn sign_up(users: usize, layout: Layout) -> Result<Report, String> {
-    let shared = matches!(layout, Layout::Shared { .. });
-    let name = if shared { "shared" } else { "per-user" };
-    let layout = if shared { Layout::Shared { app: app("automna-shared") } } else { layout };
+pub fn sign_up(users: usize, kept: Kept) -> Result<Report, String> {
+    let (name, layout) = match kept {
+        Kept::PerUser => ("per-user", Layout::PerUser { prefix: "automna-u".to_owned() }),
+        Kept::Shared => ("shared", Layout::Shared { app: app("automna-shared") }),
+    };
+    // Machines of 2 GB, 32 to a host.
     let hosts = users / 20 + 1;
     let profile = Profile {
         regions: vec![Region { code: "sjc".to_owned(), hosts_mb: vec![65_536; hosts] }],
@@ -41,7 +51,7 @@ pub fn sign_up(users: usize, layout: Layout) -> Result<Report, String> {
     };
     let options = Options { mutation: None, trace: false, network: 0, crashes: 0, until_ready: true };
     let mut world = World::new(Setup { org: "automna".to_owned(), layout }, profile, options, 1);
-    if shared {
+    if kept == Kept::Shared {
         world.make_shared_app();
     }
     for n in 0..users {

@@ -5,5 +5,6 @@
 
 pub mod cpu;
 pub mod edge;
+pub mod provision;
 pub mod spread;
 pub mod wrk;

@@ -74,6 +74,9 @@ enum Command {
         /// Pairs of runs for each figure.
         #[arg(long, default_value_t = testbed::bench::edge::ROUNDS, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
         rounds: usize,
+        /// Sign-ups of `provision`.
+        #[arg(long, default_value_t = testbed::bench::provision::USERS)]
+        users: usize,
         /// One JSON object in place of the table.
         #[arg(long)]
         json: bool,
@@ -120,11 +123,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print_line(&system::sign(&current.signing_secret()?, &user, ttl));
         }
         Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
-        Command::Bench { name, rounds, json } => {
-            tools.install(Need::Bench)?;
-            edge_build::build(&tools)?;
-            bench::run(&tools, name, rounds, json)?;
-        }
+        Command::Bench { name, rounds, users, json } => bench::run(&tools, name, rounds, users, json)?,
         Command::Build => {
             tools.install(Need::System)?;
             edge_build::build(&tools)?;
