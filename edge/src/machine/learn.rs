@@ -516,6 +516,13 @@ fn failed(next: &mut Record, seen: Seen<'_>, error: &ApiError) {
             Action::CreateVolume { region } => mark_full(next, region.clone(), now.plus_ms(QUOTA_MS), now),
             _ => no_room(next, seen, now.plus_ms(QUOTA_MS), &again),
         },
+        // It may have grown already: an earlier order arrived late.
+        Fault::Rejected if matches!(seen.action, Action::ExtendVolume { .. }) => {
+            if let Some(volume) = next.volume.present_mut() {
+                volume.stale = true;
+            }
+            again(next, 0);
+        }
         Fault::Blocked | Fault::Rejected => next.give_up(cause_of(&error.fault), seen.desired, None, now),
         Fault::Forbidden => match seen.action {
             Action::ReadApp | Action::CreateApp => {

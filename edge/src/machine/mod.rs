@@ -37,6 +37,9 @@ pub mod plan;
 pub mod record;
 pub mod rollout;
 
+#[cfg(test)]
+mod tests;
+
 pub use call::call;
 pub use desired::{Desired, Layout, Setup, Spec, Want};
 pub use learn::Outcome;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::{Reply, error, error_with, ok, with};
-use crate::world::{Fly, Volume, VolumeState, memory_of};
+use crate::world::{Fly, Volume, VolumeState};
 
 impl Fly {
     pub(crate) fn create_volume(&mut self, app: &str, body: &Value, now: u64) -> Reply {
@@ -52,15 +52,13 @@ impl Fly {
             data.clone_from(&source.data);
             size_gb = size_gb.max(source.size_gb);
         } else if let Some(wanted) = text("snapshot_id") {
-            let found = self.volumes.values().filter(|volume| volume.app == app).find_map(|volume| {
-                volume.snapshots.iter().position(|_| true).and_then(|_| {
-                    volume
-                        .snapshots
-                        .iter()
-                        .find(|(at, _)| format!("vs_{at}") == wanted)
-                        .map(|(_, data)| (volume.size_gb, data.clone()))
-                })
-            });
+            let in_app = self.volumes.values().filter(|volume| volume.app == app);
+            let found = in_app
+                .flat_map(|volume| volume.snapshots.iter().map(move |snapshot| (volume.size_gb, snapshot)));
+            let found = found
+                .filter(|(_, (at, _))| format!("vs_{at}") == wanted)
+                .map(|(size_gb, (_, data))| (size_gb, data.clone()))
+                .next();
             let Some((least_gb, snapshot)) = found else { return error(404, "snapshot not found") };
             if size_gb < least_gb {
                 // Rule 17.
@@ -73,7 +71,8 @@ impl Fly {
             }
             data = snapshot;
         }
-        let memory_mb = body.get("compute").and_then(Value::as_object).map_or(256, memory_of);
+        let compute = body.get("compute").and_then(|compute| compute.get("memory_mb"));
+        let memory_mb = compute.and_then(Value::as_u64).unwrap_or(256);
         let unique_zone = body.get("require_unique_zone").and_then(Value::as_bool).unwrap_or(true);
         let used_zones: Vec<String> = self
             .volumes
