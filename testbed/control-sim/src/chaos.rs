@@ -27,7 +27,10 @@ pub(crate) enum Chaos {
     },
     RegionFull {
         region: usize,
-        full: bool,
+        for_ms: u64,
+    },
+    RegionHasRoom {
+        region: usize,
     },
     /// A machine ends by itself.
     MachineEnds {
@@ -85,7 +88,7 @@ impl Chaos {
         match rng.u8(0..16) {
             0 | 1 => Self::HostDown { host, for_ms: minutes, lost: rng.bool() },
             2 => Self::Maintenance { host, on: true },
-            3 => Self::RegionFull { region: rng.usize(0..2), full: true },
+            3 => Self::RegionFull { region: rng.usize(0..2), for_ms: minutes },
             4 => Self::MachineEnds { user },
             5 => Self::Migration { user },
             6 => Self::Hangs { user },
@@ -124,9 +127,11 @@ impl World {
                     host.maintenance = on;
                 }
             }
-            Chaos::RegionFull { region, full } => {
-                self.fly.fill_region(if region == 0 { "sjc" } else { "iad" }, full);
+            Chaos::RegionFull { region, for_ms } => {
+                self.fly.fill_region(if region == 0 { "sjc" } else { "iad" });
+                self.at(for_ms, Happening::Chaos(Chaos::RegionHasRoom { region }));
             }
+            Chaos::RegionHasRoom { region } => self.fly.empty_region(if region == 0 { "sjc" } else { "iad" }),
             Chaos::MachineEnds { user } => {
                 if let Some(machine) = self.machine_of(user) {
                     self.fly.end_machine(&machine, now);
@@ -183,7 +188,7 @@ impl World {
             self.fly.revive_host(host, now);
         }
         for region in ["sjc", "iad"] {
-            self.fly.fill_region(region, false);
+            self.fly.empty_region(region);
         }
         for n in 0..self.users.len() {
             self.wish(n, |_| {});

@@ -19,6 +19,8 @@ pub(crate) struct Judge {
     /// Machines whose volumes fill up.
     pub(crate) filling: BTreeSet<String>,
     pub(crate) token_fails: bool,
+    /// Whether there are hosts with too little room.
+    pub(crate) tight: bool,
     /// Before this, nobody is believed to be at rest.
     pub(crate) rest_after: u64,
     /// Fly's own buckets, as the calls leave: tokens in thousandths, and when they were counted.
@@ -221,6 +223,7 @@ impl World {
         let Some(user) = self.users.get(n) else { return false };
         match cause {
             Cause::DataLost => user.desired.restore == Restore::Unavailable,
+            Cause::UpdateReverted | Cause::Capacity => self.judge.tight,
             Cause::VolumeFull => !self.judge.filling.is_empty(),
             _ => false,
         }

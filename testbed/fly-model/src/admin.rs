@@ -113,14 +113,18 @@ impl Fly {
         }
     }
 
-    /// Takes all free memory of a region, or gives it back.
-    pub fn fill_region(&mut self, region: &str, full: bool) {
-        for (host, known) in self.hosts.iter_mut().enumerate() {
-            if known.region == region {
-                let reserved = self.reserved.get(host).copied().unwrap_or(0);
-                known.memory_mb = if full { reserved } else { reserved.saturating_add(65_536) };
+    /// Others take all the memory that a region has left.
+    pub fn fill_region(&mut self, region: &str) {
+        for (host, reserved) in self.hosts.iter_mut().zip(&self.reserved) {
+            if host.region == region {
+                host.others_mb = host.memory_mb.saturating_sub(*reserved);
             }
         }
+    }
+
+    /// They give it back.
+    pub fn empty_region(&mut self, region: &str) {
+        self.hosts.iter_mut().filter(|host| host.region == region).for_each(|host| host.others_mb = 0);
     }
 
     /// Whoever plays the machine writes on its volume.

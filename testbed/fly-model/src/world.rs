@@ -83,6 +83,8 @@ pub struct Host {
     pub region: String,
     pub zone: String,
     pub memory_mb: u64,
+    /// What other organisations use of it.
+    pub others_mb: u64,
     pub alive: bool,
     /// Takes no orders for now.
     pub maintenance: bool,
@@ -205,6 +207,7 @@ impl Fly {
                     region: region.code.clone(),
                     zone: format!("{}-z{n}", region.code),
                     memory_mb: *memory_mb,
+                    others_mb: 0,
                     alive: true,
                     maintenance: false,
                     images: BTreeSet::new(),
@@ -343,7 +346,7 @@ impl Fly {
 
     /// Memory that is free on a host, in MB.
     pub(crate) fn free_mb(&self, host: usize) -> u64 {
-        let total = self.hosts.get(host).map_or(0, |host| host.memory_mb);
+        let total = self.hosts.get(host).map_or(0, |host| host.memory_mb.saturating_sub(host.others_mb));
         total.saturating_sub(self.reserved.get(host).copied().unwrap_or(0))
     }
 
