@@ -32,7 +32,7 @@ fn live(seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> Result<Summa
                     return Ok(sum);
                 }
                 match history(seed, mutation) {
-                    Ok(summary) => sum = add(&sum, &summary),
+                    Ok(summary) => sum = sum.and(&summary),
                     Err(failure) => {
                         next.store(seeds.end, Ordering::Relaxed);
                         return Err(failure);
@@ -47,27 +47,13 @@ fn live(seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> Result<Summa
     let mut failures = Vec::new();
     for result in results {
         match result {
-            Ok(sum) => total = add(&total, &sum),
+            Ok(sum) => total = total.and(&sum),
             Err(failure) => failures.push(failure),
         }
     }
     match failures.into_iter().min_by_key(|failure| failure.seed) {
         Some(failure) => Err(failure),
         None => Ok(total),
-    }
-}
-
-fn add(a: &Summary, b: &Summary) -> Summary {
-    Summary {
-        events: a.events + b.events,
-        calls: a.calls + b.calls,
-        crashes: a.crashes + b.crashes,
-        faults: a.faults + b.faults,
-        ready: a.ready + b.ready,
-        suspended: a.suspended + b.suspended,
-        deleted: a.deleted + b.deleted,
-        attention: a.attention + b.attention,
-        generations: a.generations + b.generations,
     }
 }
 
@@ -80,7 +66,7 @@ fn ten_thousand_histories() {
     let one = seeds.end - seeds.start == 1;
     match live(seeds, None) {
         Ok(total) => {
-            println!("{total:?}");
+            println!("{total:#?}");
             // Histories in which nothing happens would prove nothing.
             if !one {
                 for (what, count) in [

@@ -228,7 +228,7 @@ fn ordered(next: &mut Record, seen: Seen<'_>) {
             });
         }
         Action::DeleteApp => {
-            next.app = Knowledge::Present(HeldApp { deleting: true });
+            next.app = Knowledge::Present(HeldApp { deleting: true, missing_since: None });
             next.not_before = now.plus_ms(GOING_MS);
         }
         _ => {}
@@ -581,10 +581,18 @@ fn not_found(next: &mut Record, seen: Seen<'_>, again: &impl Fn(&mut Record, u64
     let now = seen.now;
     match seen.action {
         Action::ReadApp => {
-            let deleted = next.app.present().is_some_and(|app| app.deleting);
             if still_in_doubt(next, Made::App, now) {
                 return;
             }
+            if let Some(app) = next.app.present_mut()
+                && !app.deleting
+                && app.missing_since.is_none()
+            {
+                app.missing_since = Some(now);
+                next.not_before = now.plus_ms(LOOK_AGAIN_MS);
+                return;
+            }
+            let deleted = matches!(seen.desired.want, Want::Delete { .. });
             next.app = Knowledge::Absent;
             next.addresses = Knowledge::Unknown;
             if deleted {
@@ -594,7 +602,10 @@ fn not_found(next: &mut Record, seen: Seen<'_>, again: &impl Fn(&mut Record, u64
             }
         }
         Action::DeleteApp => {
-            next.app = Knowledge::Present(HeldApp { deleting: true });
+            if let Some(app) = next.app.present_mut() {
+                app.missing_since = Some(now);
+                next.not_before = now.plus_ms(LOOK_AGAIN_MS);
+            }
         }
         Action::ReadMachine
         | Action::Start

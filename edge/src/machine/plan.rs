@@ -282,7 +282,9 @@ fn app(view: View<'_>) -> Option<Plan> {
     }
     match (&view.record.app, &view.record.addresses) {
         (Knowledge::Unknown, _) => Some(Plan::Do(Action::ReadApp, Why::Unknown)),
-        (Knowledge::Present(app), _) if app.deleting => Some(Plan::Do(Action::ReadApp, Why::Changing)),
+        (Knowledge::Present(app), _) if app.deleting || app.missing_since.is_some() => {
+            Some(Plan::Do(Action::ReadApp, Why::Changing))
+        }
         (Knowledge::Absent, _) if is_lost(view.record) => Some(lost(view, Why::VolumeLost)),
         (Knowledge::Absent, _) => Some(Plan::Do(Action::CreateApp, Why::Missing)),
         (Knowledge::Present(_), Knowledge::Unknown | Knowledge::Absent) => {
@@ -647,7 +649,8 @@ fn suspend(view: View<'_>) -> Plan {
     if let Some(plan) = doubtful_machine(machine, now) {
         return plan;
     }
-    let stuck = Plan::NeedsAttention { cause: Cause::Stuck, until: Some(now.plus_ms(SLOW_RETRY_MS)) };
+    // One that cannot be stopped is deleted; its volume is what is kept.
+    let stuck = recreate(view);
     match machine.state {
         S::Started => Plan::Do(Action::Stop, Why::Suspended),
         S::Stopped | S::Suspended | S::Failed | S::Destroyed => {
@@ -730,7 +733,9 @@ fn infrastructure(view: View<'_>) -> Option<Plan> {
         return Some(Plan::Wait { until, why: Waiting::Backoff });
     }
     match &record.app {
-        Knowledge::Present(app) if own_app && app.deleting => Some(Plan::Do(Action::ReadApp, Why::Changing)),
+        Knowledge::Present(app) if own_app && (app.deleting || app.missing_since.is_some()) => {
+            Some(Plan::Do(Action::ReadApp, Why::Changing))
+        }
         Knowledge::Present(_) if own_app => Some(Plan::Do(Action::DeleteApp, Why::Deleted)),
         _ => None,
     }

@@ -66,6 +66,8 @@ pub enum Content {
 pub struct HeldApp {
     /// It was ordered to be deleted.
     pub deleting: bool,
+    /// It was not found, once. One that was made just now is not found everywhere.
+    pub missing_since: Option<UnixMillis>,
 }
 
 /// The volume.

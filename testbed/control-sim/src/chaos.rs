@@ -44,6 +44,18 @@ pub(crate) enum Chaos {
     Hangs {
         user: usize,
     },
+    /// Its agent does not answer, until it is restarted.
+    Dulls {
+        user: usize,
+    },
+    /// It starts, and stays at that.
+    Sticks {
+        user: usize,
+    },
+    /// It ends as soon as it has started, until all is over.
+    Loops {
+        user: usize,
+    },
     /// Its volume fills up.
     Fills {
         user: usize,
@@ -85,7 +97,7 @@ impl Chaos {
         let user = rng.usize(0..users.max(1));
         let host = rng.usize(0..4);
         let minutes = rng.u64(1..30) * 60_000;
-        match rng.u8(0..16) {
+        match rng.u8(0..19) {
             0 | 1 => Self::HostDown { host, for_ms: minutes, lost: rng.bool() },
             2 => Self::Maintenance { host, on: true },
             3 => Self::RegionFull { region: rng.usize(0..2), for_ms: minutes },
@@ -100,6 +112,9 @@ impl Chaos {
             12 => Self::Move { user },
             13 => Self::Delete { user },
             14 => Self::Resume { user },
+            15 => Self::Dulls { user },
+            16 => Self::Sticks { user },
+            17 => Self::Loops { user },
             _ => Self::Rings { user },
         }
     }
@@ -143,6 +158,21 @@ impl World {
                 }
             }
             Chaos::Hangs { user } => self.hung.extend(self.machine_of(user)),
+            Chaos::Dulls { user } => {
+                let machine = self.machine_of(user);
+                self.judge.dull.extend(machine);
+            }
+            Chaos::Sticks { user } => {
+                if let Some(machine) = self.machine_of(user) {
+                    self.fly.stick(&machine, now);
+                }
+            }
+            Chaos::Loops { user } => {
+                self.judge.looping.insert(user);
+                if let Some(machine) = self.machine_of(user) {
+                    self.fly.end_machine(&machine, now);
+                }
+            }
             Chaos::Fills { user } => {
                 let machine = self.machine_of(user);
                 self.judge.filling.extend(machine);
@@ -182,6 +212,7 @@ impl World {
         let now = self.now;
         self.calm = true;
         self.judge.token_fails = false;
+        self.judge.looping.clear();
         for host in 0..self.fly.hosts.len() {
             let Some(found) = self.fly.hosts.get_mut(host) else { continue };
             found.maintenance = false;

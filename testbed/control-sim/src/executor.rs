@@ -11,7 +11,7 @@ use fly_model::{Event, State};
 use shared::id::Generation;
 
 use crate::mutation::Mutation;
-use crate::world::{Fate, Flight, Happening, World};
+use crate::world::{Fate, Flight, Happening, World, variant};
 
 /// How long the caller waits for an answer, in ms.
 const PATIENCE_MS: u64 = 10_000;
@@ -32,6 +32,7 @@ impl World {
         self.note_plan(n, &decided)?;
         let action = match decided {
             Plan::Do(action, why) => {
+                self.judge.summary.see(format!("{} {why:?}", variant(&action)));
                 self.say(|_| format!("user {n}: {action:?} ({why:?})"));
                 action
             }
@@ -164,6 +165,10 @@ impl World {
                 3 => flight.fate = Fate::AnswerBroken,
                 4 => flight.fate = Fate::Broken,
                 5 => flight.fate = Fate::Refused,
+                // What has a unique name may come as late as it likes.
+                6 if matches!(action, Action::CreateApp | Action::CreateMachine) => {
+                    there = self.rng.u64(0..LATEST_MS * 4);
+                }
                 6 => there = self.rng.u64(0..LATEST_MS),
                 _ => {
                     // The network delivers twice. Two volumes for one call nobody can prevent; the sweep finds it.
@@ -275,6 +280,7 @@ impl World {
         let decoded = asked.decode(reply);
         if let Err(error) = &decoded {
             let error: ApiError = error.clone();
+            self.judge.summary.see(format!("fault {}", variant(&error.fault)));
             self.say(|_| format!("user {n}: {action:?} failed: {:?}", error.fault));
             if error.fault == edge::fly::Fault::RateLimited {
                 let bucket = asked.bucket(&self.setup.org);
@@ -393,6 +399,13 @@ impl World {
             if let Event::Started { machine } = event {
                 self.boot(&machine)?;
                 self.hung.remove(&machine);
+                self.judge.dull.remove(&machine);
+                let owner =
+                    self.fly.machines.get(&machine).and_then(|machine| machine.env("AUTOMNA_USER_ID"));
+                let owner = owner.and_then(|id| self.by_id.get(id)).copied();
+                if let Some(user) = owner.filter(|user| self.judge.looping.contains(user)) {
+                    self.at(2_000, Happening::Chaos(crate::chaos::Chaos::MachineEnds { user }));
+                }
                 let boots_ms = self.rng.u64(5_000..60_000);
                 self.at(boots_ms, Happening::Report { machine, life });
             }
@@ -432,7 +445,7 @@ impl World {
             machine: id,
             generation,
             // One that waits for its data does not start its agent.
-            ready: has_data,
+            ready: has_data && !self.judge.dull.contains(machine),
             bytes_used: used,
             bytes_total: size,
         };
@@ -453,6 +466,9 @@ impl World {
     fn note_plan(&mut self, n: usize, decided: &Plan) -> Result<(), String> {
         let changed = self.users.get(n).is_some_and(|user| user.plan.as_ref() != Some(decided));
         if changed {
+            if let Plan::NeedsAttention { cause, .. } = decided {
+                self.judge.summary.see(format!("attention {cause:?}"));
+            }
             match decided {
                 Plan::Do(..) => {}
                 other => self.say(|_| format!("user {n}: {other:?}")),

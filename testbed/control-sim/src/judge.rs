@@ -18,6 +18,10 @@ pub(crate) struct Judge {
     pub(crate) summary: Summary,
     /// Machines whose volumes fill up.
     pub(crate) filling: BTreeSet<String>,
+    /// Machines whose agents do not answer, until they are started again.
+    pub(crate) dull: BTreeSet<String>,
+    /// Users whose machines end as soon as they have started.
+    pub(crate) looping: BTreeSet<usize>,
     pub(crate) token_fails: bool,
     /// Whether there are hosts with too little room.
     pub(crate) tight: bool,
@@ -223,7 +227,8 @@ impl World {
         let Some(user) = self.users.get(n) else { return false };
         match cause {
             Cause::DataLost => user.desired.restore == Restore::Unavailable,
-            Cause::UpdateReverted | Cause::Capacity => self.judge.tight,
+            Cause::NameForeign => !self.fly.profile.foreign_apps.is_empty(),
+            Cause::UpdateReverted | Cause::Capacity | Cause::Quota => self.judge.tight,
             Cause::VolumeFull => !self.judge.filling.is_empty(),
             _ => false,
         }

@@ -155,6 +155,44 @@ pub struct Summary {
     pub attention: u64,
     /// Generations beyond the first: recoveries and moves.
     pub generations: u64,
+    /// What was done and why, what was refused, and what needed attention, each with how often.
+    pub seen: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    pub(crate) fn see(&mut self, what: String) {
+        let count = self.seen.entry(what).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for (mine, theirs) in [
+            (&mut self.events, other.events),
+            (&mut self.calls, other.calls),
+            (&mut self.crashes, other.crashes),
+            (&mut self.faults, other.faults),
+            (&mut self.ready, other.ready),
+            (&mut self.suspended, other.suspended),
+            (&mut self.deleted, other.deleted),
+            (&mut self.attention, other.attention),
+            (&mut self.generations, other.generations),
+        ] {
+            *mine = mine.saturating_add(theirs);
+        }
+        for (what, count) in &other.seen {
+            let mine = self.seen.entry(what.clone()).or_default();
+            *mine = mine.saturating_add(*count);
+        }
+        self
+    }
+}
+
+/// The name of a variant, without what is in it.
+pub(crate) fn variant(value: &impl fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
 }
 
 /// A history in which something happened that must not.
@@ -243,6 +281,9 @@ impl World {
             pull: Range(0, [0, 5_000, 90_000].get(rng.usize(0..3)).copied().unwrap_or(0)),
             claim: Range(0, [0, 10_000, 120_000].get(rng.usize(0..3)).copied().unwrap_or(0)),
             retry_after: rng.bool(),
+            misplaced: if tight { 300 } else { 20 },
+            meddled: 50,
+            quota_mb: if tight { 6_000 } else { u64::MAX },
             ..Profile::default()
         };
         let options = Options {
@@ -265,6 +306,14 @@ impl World {
             );
             let after = rng.u64(0..20_000);
             world.at(after, Happening::Wake(n));
+        }
+        if rng.u8(0..50) == 0 {
+            // Somebody has the first user's name already.
+            let app = world.users.first().and_then(|user| {
+                edge::machine::names::names(&world.setup.layout, &user.desired.user, user.stored.generation)
+            });
+            let own = matches!(world.setup.layout, Layout::PerUser { .. });
+            world.fly.profile.foreign_apps.extend(app.filter(|_| own).map(|names| names.app.to_string()));
         }
         let chaos_ms = rng.u64(5..40) * 60_000;
         let count = rng.usize(0..6);

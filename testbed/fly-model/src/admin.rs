@@ -73,6 +73,15 @@ impl Fly {
         }
     }
 
+    /// A machine starts, and never comes to its end.
+    pub fn stick(&mut self, id: &str, now: u64) {
+        self.advance(now);
+        if self.machines.get(id).is_some_and(|machine| machine.state == State::Started) {
+            self.schedule(id, &[]);
+            self.enter(id, State::Starting, now);
+        }
+    }
+
     /// Rule 20: Fly moves a machine to another host of its region: same id, another volume id, and it ends stopped.
     pub fn migrate(&mut self, id: &str, now: u64) {
         self.advance(now);

@@ -383,6 +383,12 @@ impl Fly {
             Err(reply) => return reply,
         };
         let instance = self.new_instance();
+        if self.rng.u32(0..1000) < self.profile.meddled {
+            let theirs = self.new_instance();
+            if let Some(machine) = self.machines.get_mut(id) {
+                machine.instance = theirs;
+            }
+        }
         let Some(machine) = self.machines.get(id) else { return error(404, "machine not found") };
         let current = body.get("current_version").and_then(Value::as_str);
         if current.is_some_and(|version| version != machine.instance) {

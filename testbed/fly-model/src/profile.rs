@@ -55,6 +55,10 @@ pub struct Profile {
     pub app_delete: Range,
     /// Memory that the organisation may use in one region, in MB.
     pub quota_mb: u64,
+    /// In how many of 1000 cases a volume is put on a host without room for the machine that it is meant for.
+    pub misplaced: u32,
+    /// In how many of 1000 cases somebody else has changed a machine just before an update arrives.
+    pub meddled: u32,
 }
 
 impl Default for Profile {
@@ -88,6 +92,8 @@ impl Default for Profile {
             machine_tombstone: 300_000,
             app_delete: Range(1_000, 3_000),
             quota_mb: u64::MAX,
+            misplaced: 0,
+            meddled: 0,
         }
     }
 }

@@ -73,6 +73,7 @@ impl Fly {
         }
         let compute = body.get("compute").and_then(|compute| compute.get("memory_mb"));
         let memory_mb = compute.and_then(Value::as_u64).unwrap_or(256);
+        let misplaced = self.rng.u32(0..1000) < self.profile.misplaced;
         let unique_zone = body.get("require_unique_zone").and_then(Value::as_bool).unwrap_or(true);
         let used_zones: Vec<String> = self
             .volumes
@@ -92,7 +93,7 @@ impl Fly {
                     .is_some_and(|host| host.alive && !host.maintenance && host.region == region)
             })
             .collect();
-        let roomy = in_region.iter().copied().filter(|host| self.free_mb(*host) >= memory_mb);
+        let roomy = in_region.iter().copied().filter(|host| misplaced || self.free_mb(*host) >= memory_mb);
         let Some(host) = roomy
             .filter(|host| self.hosts.get(*host).is_some_and(|host| !used_zones.contains(&host.zone)))
             .max_by_key(|host| self.free_mb(*host))
