@@ -12,7 +12,52 @@ use control_sim::{Failure, Mutation, Summary, history};
 const HISTORIES: u64 = 10_000;
 
 /// In how many histories at most a missing rule has to show.
-const MUTATED_HISTORIES: u64 = 2_000;
+const MUTATED_HISTORIES: u64 = 4_000;
+
+/// Decisions, faults and causes that the histories together must have met.
+const WALKED: &[&str] = &[
+    "CreateApp Missing",
+    "AssignAddress Missing",
+    "CreateVolume Missing",
+    "CreateMachine Missing",
+    "ReadApp InDoubt",
+    "ListVolumes InDoubt",
+    "ListMachines InDoubt",
+    "DiscardVolume NoRoom",
+    "Recreate Stuck",
+    "Start Stopped",
+    "Restart Silent",
+    "Restart NotReady",
+    "Update Drifted",
+    "ReleaseLease Updated",
+    "ExtendVolume Full",
+    "NextGeneration HostLost",
+    "NextGeneration VolumeLost",
+    "NextGeneration Relocated",
+    "RestoreData DataAwaited",
+    "Stop Suspended",
+    "DeleteVolume Deleted",
+    "DeleteApp Deleted",
+    "PurgeData Deleted",
+    "DeleteRetiredVolume Retired",
+    "fault MachineExists",
+    "fault NameTaken",
+    "fault Changed",
+    "fault HostFull",
+    "fault HostUnavailable",
+    "fault LeaseHeld",
+    "fault Quota",
+    "fault RateLimited",
+    "fault RegionFull",
+    "fault Unauthorized",
+    "fault VolumeInUse",
+    "fault VolumeNotFound",
+    "attention ApiUnavailable",
+    "attention CrashLoop",
+    "attention DataLost",
+    "attention NameForeign",
+    "attention UpdateReverted",
+];
 
 #[expect(clippy::disallowed_methods, reason = "a test's own settings")]
 fn number(name: &str) -> Option<u64> {
@@ -79,6 +124,9 @@ fn ten_thousand_histories() {
                     ("recovery or move", total.generations),
                 ] {
                     assert!(count >= 20, "too few: {what}");
+                }
+                for what in WALKED {
+                    assert!(total.seen.contains_key(*what), "never: {what}");
                 }
             }
         }

@@ -381,6 +381,7 @@ fn read_machine(next: &mut Record, seen: Seen<'_>, machine: &Machine) {
 
 /// A look-up by name. Names of machines are unique among those that live.
 fn find_machine(next: &mut Record, seen: Seen<'_>, list: &[Machine]) {
+    next.looked_at = seen.now;
     let ours = list
         .iter()
         .find(|machine| machine.name == seen.names.machine && machine.state != MachineState::Destroyed);
@@ -540,7 +541,13 @@ fn failed(next: &mut Record, seen: Seen<'_>, error: &ApiError) {
             make_stale(next);
             again(next, 0);
         }
-        Fault::VolumeInUse => again(next, CLAIM_MS),
+        Fault::VolumeInUse => {
+            // By a machine that is gone, or by one that came late and that we do not know.
+            if matches!(seen.action, Action::DeleteVolume) {
+                next.machine = Knowledge::Unknown;
+            }
+            again(next, CLAIM_MS);
+        }
         Fault::HostUnavailable => {
             make_stale(next);
             if let Some(volume) = next.volume.present_mut() {

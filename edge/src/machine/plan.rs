@@ -14,6 +14,7 @@ use super::record::{
     Cause, Content, HeldMachine, HeldVolume, Knowledge, LOOK_AGAIN_MS, Made, Record, Report, Retired,
     RetiredWhy, is_lost,
 };
+use crate::fly::Fault;
 use crate::fly::budget::CALL_LIMIT_MS;
 use crate::fly::wire::{AddressKind, HostStatus, MachineState};
 
@@ -365,7 +366,11 @@ fn no_machine(view: View<'_>) -> Plan {
     if volume.host == HostStatus::Unreachable {
         return out_of_reach(view, volume.read_at, Action::ReadVolume);
     }
-    if let Some(order) = relocation(view) {
+    // Without a machine only if none can be made here: one whose create comes late would be left behind.
+    let refused = record.last_error.as_ref().map(|error| &error.fault);
+    if let Some(Fault::HostFull | Fault::Quota) = refused
+        && let Some(order) = relocation(view)
+    {
         return order;
     }
     let efforts = record.efforts_under(view.desired);
@@ -643,7 +648,15 @@ fn suspend(view: View<'_>) -> Plan {
             return done;
         }
         Knowledge::Unknown => return Plan::Do(Action::ListMachines, Why::Unknown),
-        Knowledge::Absent => return retired(view, false).unwrap_or(done),
+        // A create that came very late may have made one after all.
+        Knowledge::Absent => {
+            let next = record.looked_at.plus_ms(RECONCILE_MS).plus_ms(spread_ms(view));
+            return retired(view, false).unwrap_or(if now >= next {
+                Plan::Do(Action::ListMachines, Why::Routine)
+            } else {
+                Plan::Done { settled: Settled::Suspended, until: Some(next) }
+            });
+        }
         Knowledge::Present(machine) => machine,
     };
     if let Some(plan) = doubtful_machine(machine, now) {

@@ -305,6 +305,8 @@ pub struct Record {
     pub addresses: Knowledge<BTreeSet<AddressKind>>,
     pub volume: Knowledge<HeldVolume>,
     pub machine: Knowledge<HeldMachine>,
+    /// When the machine was last looked for by its name.
+    pub looked_at: UnixMillis,
     pub content: Content,
     /// The volume to copy when this generation's is made.
     pub copy_of: Option<VolumeId>,
@@ -351,6 +353,7 @@ impl Record {
             addresses: Knowledge::Unknown,
             volume: Knowledge::Unknown,
             machine: Knowledge::Unknown,
+            looked_at: UnixMillis(0),
             content: Content::Empty,
             copy_of: None,
             region: None,

@@ -144,7 +144,8 @@ impl World {
         let mut there = there;
         if faulty {
             self.judge.summary.faults = self.judge.summary.faults.saturating_add(1);
-            match self.rng.u8(0..8) {
+            let named = matches!(action, Action::CreateApp | Action::CreateMachine);
+            match if named && self.rng.bool() { 6 } else { self.rng.u8(0..8) } {
                 0 => {
                     self.say(|_| format!("user {n}: the call cannot be sent"));
                     self.at(
@@ -166,8 +167,16 @@ impl World {
                 4 => flight.fate = Fate::Broken,
                 5 => flight.fate = Fate::Refused,
                 // What has a unique name may come as late as it likes.
-                6 if matches!(action, Action::CreateApp | Action::CreateMachine) => {
-                    there = self.rng.u64(0..LATEST_MS * 4);
+                6 if named => {
+                    if matches!(action, Action::CreateApp) {
+                        self.judge.late.insert(n);
+                    }
+                    // Often just when it has been looked for in vain.
+                    there = if self.rng.bool() {
+                        self.rng.u64(29_000..37_000)
+                    } else {
+                        self.rng.u64(0..LATEST_MS * 4)
+                    };
                 }
                 6 => there = self.rng.u64(0..LATEST_MS),
                 _ => {

@@ -22,6 +22,8 @@ pub(crate) struct Judge {
     pub(crate) dull: BTreeSet<String>,
     /// Users whose machines end as soon as they have started.
     pub(crate) looping: BTreeSet<usize>,
+    /// Users of whom a call to make an app came so late that only the sweep for orphans can find it.
+    pub(crate) late: BTreeSet<usize>,
     pub(crate) token_fails: bool,
     /// Whether there are hosts with too little room.
     pub(crate) tight: bool,
@@ -212,6 +214,7 @@ impl World {
             Want::Delete { .. } => {
                 mine().next().is_none()
                     && match self.setup.layout {
+                        Layout::PerUser { .. } if self.judge.late.contains(&n) => true,
                         Layout::PerUser { .. } => !self.fly.apps.keys().any(|app| {
                             app.starts_with("automna-u-")
                                 && app.ends_with(&edge::machine::names::tag(&user.desired.user))

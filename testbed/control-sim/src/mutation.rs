@@ -10,6 +10,8 @@ pub enum Mutation {
     NoStoreBeforeCall,
     /// What exists already is not taken over.
     NoAdoption,
+    /// The same, but only where Fly says that a name is taken.
+    NoAdoptionOnConflict,
     /// A create whose outcome is unknown counts as one that did not happen.
     NoLookUp,
     /// After a restart, what had left is forgotten.
@@ -23,9 +25,10 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoStoreBeforeCall,
         Self::NoAdoption,
+        Self::NoAdoptionOnConflict,
         Self::NoLookUp,
         Self::NoDoubtAfterRestart,
         Self::NoSettling,
@@ -42,7 +45,7 @@ impl Mutation {
             (Self::NoAdoption, Outcome::Fly(Ok(Answer::Machines(_)))) => {
                 Outcome::Fly(Ok(Answer::Machines(Vec::new())))
             }
-            (Self::NoAdoption, Outcome::Fly(Err(mut error))) => {
+            (Self::NoAdoption | Self::NoAdoptionOnConflict, Outcome::Fly(Err(mut error))) => {
                 if let Fault::MachineExists(_) = error.fault {
                     error.fault = Fault::NotYet;
                 }
@@ -70,6 +73,7 @@ impl Mutation {
             Self::NoMemoryOfData => record.content = edge::machine::record::Content::Empty,
             Self::NoStoreBeforeCall
             | Self::NoAdoption
+            | Self::NoAdoptionOnConflict
             | Self::NoLookUp
             | Self::NoDoubtAfterRestart
             | Self::NoBudget => {}
