@@ -65,6 +65,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Lives the histories of `seeds`, on all cores; the first failure by seed among those found.
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 fn live(seeds: std::ops::Range<u64>, mutation: Option<Mutation>) -> Result<Summary, Failure> {
     let next = AtomicU64::new(seeds.start);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);

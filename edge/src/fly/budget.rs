@@ -102,14 +102,16 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
-    /// Whether `holder` may make a call now; if so it is counted until [`Self::back`] or [`CALL_LIMIT_MS`].
-    pub fn start(&mut self, holder: &str, now: UnixMillis) -> bool {
+    /// Whether another call may start. Ask before a turn is reserved: a turn that is not used when it comes makes
+    /// its call meet the next one. A call that has waited for its turn starts in any case; turns come one by one.
+    pub fn has_room(&mut self, now: UnixMillis) -> bool {
         self.until.retain(|_, until| *until > now);
-        if self.until.len() >= MAX_UNDER_WAY && !self.until.contains_key(holder) {
-            return false;
-        }
+        self.until.len() < MAX_UNDER_WAY
+    }
+
+    /// `holder` makes a call, which counts until [`Self::back`] or [`CALL_LIMIT_MS`].
+    pub fn start(&mut self, holder: &str, now: UnixMillis) {
         self.until.insert(holder.to_owned(), now.plus_ms(CALL_LIMIT_MS));
-        true
     }
 
     /// The holder's call has come back.
@@ -186,14 +188,15 @@ mod tests {
         let mut under_way = UnderWay::default();
         let now = UnixMillis(0);
         for n in 0..MAX_UNDER_WAY {
-            assert!(under_way.start(&format!("user{n}"), now));
+            assert!(under_way.has_room(now));
+            under_way.start(&format!("user{n}"), now);
         }
-        assert!(!under_way.start("late", now));
-        assert!(under_way.start("user0", now), "its own place is not taken twice");
+        assert!(!under_way.has_room(now));
         under_way.back("user1");
-        assert!(under_way.start("late", now));
-        assert!(!under_way.start("later", now));
-        assert!(under_way.start("later", UnixMillis(CALL_LIMIT_MS)));
+        assert!(under_way.has_room(now));
+        under_way.start("late", now);
+        assert!(!under_way.has_room(now));
+        assert!(under_way.has_room(UnixMillis(CALL_LIMIT_MS)));
     }
 
     proptest! {

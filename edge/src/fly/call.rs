@@ -368,14 +368,16 @@ impl Call {
             Self::ListOrgMachines { org, cursor } => get(of_org(org, "machines", cursor.as_deref())),
             Self::ListOrgVolumes { org, cursor } => get(of_org(org, "volumes", cursor.as_deref())),
         };
-        let nonce = match self {
-            Self::Update { at, .. }
-            | Self::Start { at }
-            | Self::Stop { at }
-            | Self::Restart { at }
-            | Self::DeleteMachine { at }
-            | Self::ReleaseLease { at } => at.nonce.clone(),
-            _ => None,
+        let nonce = if let Self::Update { at, .. }
+        | Self::Start { at }
+        | Self::Stop { at }
+        | Self::Restart { at }
+        | Self::DeleteMachine { at }
+        | Self::ReleaseLease { at } = self
+        {
+            at.nonce.clone()
+        } else {
+            None
         };
         HttpCall { method, path, nonce, body }
     }

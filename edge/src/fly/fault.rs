@@ -155,10 +155,10 @@ pub fn classify(kind: Kind, reply: &HttpReply) -> ApiError {
             }
     });
     // 408, 5xx and codes nobody has met: whether it happened cannot be told.
-    let fault = match row.map_or(Fault::Unknown, |(_, _, _, fault)| fault()) {
-        Fault::MachineExists(_) => Fault::MachineExists(existing_machine(&text)),
-        fault => fault,
-    };
+    let mut fault = row.map_or(Fault::Unknown, |(_, _, _, fault)| fault());
+    if let Fault::MachineExists(id) = &mut fault {
+        *id = existing_machine(&text);
+    }
     ApiError {
         fault,
         status: Some(reply.status),

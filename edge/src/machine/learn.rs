@@ -1,5 +1,10 @@
 //! What an outcome teaches: [`Record::learn`].
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an outcome concerns a few of thirty actions, and means the same for all others"
+)]
+
 use std::collections::BTreeSet;
 
 use shared::time::UnixMillis;

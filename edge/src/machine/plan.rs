@@ -405,12 +405,15 @@ fn poll(machine: &HeldMachine, now: UnixMillis, why: Waiting, stuck: Plan) -> Pl
         machine.read_at.since(machine.since).checked_div(4).unwrap_or(0).clamp(POLL_MIN_MS, POLL_MAX_MS)
     };
     let next = machine.read_at.plus_ms(gap_ms);
-    match stuck {
-        _ if now >= next => Plan::Do(Action::ReadMachine, Why::Changing),
-        Plan::NeedsAttention { cause, .. } if too_long => Plan::NeedsAttention { cause, until: Some(next) },
-        stuck if too_long && machine.read_at > machine.since => stuck,
-        _ => Plan::Wait { until: next, why },
+    if now >= next {
+        return Plan::Do(Action::ReadMachine, Why::Changing);
     }
+    if let Plan::NeedsAttention { cause, .. } = stuck
+        && too_long
+    {
+        return Plan::NeedsAttention { cause, until: Some(next) };
+    }
+    if too_long && machine.read_at > machine.since { stuck } else { Plan::Wait { until: next, why } }
 }
 
 /// A machine that was not found, or of which nothing certain is known.
@@ -745,11 +748,10 @@ fn infrastructure(view: View<'_>) -> Option<Plan> {
     if let Some(until) = record.retired.iter().map(|retired| retired.not_before).min() {
         return Some(Plan::Wait { until, why: Waiting::Backoff });
     }
-    match &record.app {
-        Knowledge::Present(app) if own_app && (app.deleting || app.missing_since.is_some()) => {
-            Some(Plan::Do(Action::ReadApp, Why::Changing))
-        }
-        Knowledge::Present(_) if own_app => Some(Plan::Do(Action::DeleteApp, Why::Deleted)),
-        _ => None,
-    }
+    let app = record.app.present().filter(|_| own_app)?;
+    Some(if app.deleting || app.missing_since.is_some() {
+        Plan::Do(Action::ReadApp, Why::Changing)
+    } else {
+        Plan::Do(Action::DeleteApp, Why::Deleted)
+    })
 }

@@ -416,34 +416,40 @@ impl Record {
 
     /// The outcome of `action`, which left at `at`, is not known.
     pub(super) fn lose(&mut self, action: &Action, at: UnixMillis) {
-        let about = match action {
-            Action::CreateApp => Some(Made::App),
-            Action::CreateVolume { .. } => Some(Made::Volume),
-            Action::CreateMachine => Some(Made::Machine),
-            _ => None,
+        let about = if matches!(action, Action::CreateApp) {
+            Some(Made::App)
+        } else if matches!(action, Action::CreateVolume { .. }) {
+            Some(Made::Volume)
+        } else if matches!(action, Action::CreateMachine) {
+            Some(Made::Machine)
+        } else {
+            None
         };
         if let Some(about) = about {
             self.doubt = Some(Doubt { about, next_look: at.plus_ms(SETTLE_MS), absent_reads: 0 });
         }
-        match action {
-            Action::AssignAddress(_) => self.addresses = Knowledge::Unknown,
-            Action::DeleteApp => self.app = Knowledge::Unknown,
-            Action::ExtendVolume { .. } | Action::DeleteVolume | Action::DiscardVolume(_) => {
-                if let Some(volume) = self.volume.present_mut() {
-                    volume.stale = true;
-                }
-            }
+        if matches!(action, Action::AssignAddress(_)) {
+            self.addresses = Knowledge::Unknown;
+        }
+        if matches!(action, Action::DeleteApp) {
+            self.app = Knowledge::Unknown;
+        }
+        let on_volume =
+            matches!(action, Action::ExtendVolume { .. } | Action::DeleteVolume | Action::DiscardVolume(_));
+        if let Some(volume) = self.volume.present_mut() {
+            volume.stale |= on_volume;
+        }
+        let on_machine = matches!(
+            action,
             Action::Start
-            | Action::Stop
-            | Action::Restart
-            | Action::Update
-            | Action::DeleteMachine
-            | Action::Recreate => {
-                if let Some(machine) = self.machine.present_mut() {
-                    machine.stale = true;
-                }
-            }
-            _ => {}
+                | Action::Stop
+                | Action::Restart
+                | Action::Update
+                | Action::DeleteMachine
+                | Action::Recreate
+        );
+        if let Some(machine) = self.machine.present_mut() {
+            machine.stale |= on_machine;
         }
     }
 

@@ -177,7 +177,7 @@ fn the_ladder_of_a_user_who_should_run() {
         (
             "an address",
             Record {
-                app: known.clone(),
+                app: known,
                 addresses: Knowledge::Present(BTreeSet::from([AddressKind::SharedV4])),
                 ..Record::new()
             },
@@ -399,7 +399,7 @@ fn a_lost_host_is_followed_by_nothing_empty() {
     assert_eq!(recovering.retired.len(), 1);
     // The volume that was lost stays, whatever happens, until its bytes are owed to nobody.
     let back = changed(ready(), |r| {
-        r.retired = recovering.retired.iter().cloned().map(|old| Retired { machine: None, ..old }).collect()
+        r.retired = recovering.retired.iter().cloned().map(|old| Retired { machine: None, ..old }).collect();
     });
     assert!(matches!(decide(&back), Plan::Done { settled: Settled::Ready, .. }));
     let released = Desired { released: Some(Generation(1)), ..desired() };

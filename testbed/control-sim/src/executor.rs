@@ -73,19 +73,18 @@ impl World {
         let clock = self.clock();
         let bucket = call.bucket(&self.setup.org);
         if self.options.mutation != Some(Mutation::NoBudget) {
+            let waiting = self.users.get(n).and_then(|user| user.reserved.as_ref());
+            let has_turn = waiting.is_some_and(|(reserved, _)| *reserved == bucket);
+            if !has_turn && !self.under_way.has_room(clock) {
+                self.at(50, Happening::Wake(n));
+                return Ok(());
+            }
             let turn = self.turn(n, &bucket);
             if turn > self.now {
                 self.at(turn.saturating_sub(self.now), Happening::Wake(n));
                 return Ok(());
             }
-            if !self.under_way.start(&n.to_string(), clock) {
-                // Its turn stays reserved.
-                if let Some(user) = self.users.get_mut(n) {
-                    user.reserved = Some((bucket, self.now));
-                }
-                self.at(50, Happening::Wake(n));
-                return Ok(());
-            }
+            self.under_way.start(&n.to_string(), clock);
         }
         if self.crashes(n) {
             return Ok(());
@@ -314,23 +313,19 @@ impl World {
             return Ok(());
         }
         let machine = user.stored.machine.present().map(|machine| machine.id.to_string());
-        let outcome = match action {
-            Action::PurgeData => {
-                user.has_data = false;
-                Ok(())
-            }
-            _ => {
-                let id = user.desired.user.to_string();
-                let running = machine.and_then(|machine| self.fly.machines.get(&machine));
-                let volume =
-                    running.filter(|machine| machine.state == State::Started).and_then(|m| m.mount());
-                match volume.map(str::to_owned) {
-                    Some(volume) => {
-                        self.fly.write(&volume, &id);
-                        Ok(())
-                    }
-                    None => Err(LocalFault),
+        let outcome = if matches!(action, Action::PurgeData) {
+            user.has_data = false;
+            Ok(())
+        } else {
+            let id = user.desired.user.to_string();
+            let found = machine.and_then(|machine| self.fly.machines.get(&machine));
+            let running = found.filter(|machine| machine.state == State::Started);
+            match running.and_then(|machine| machine.mount()).map(str::to_owned) {
+                Some(volume) => {
+                    self.fly.write(&volume, &id);
+                    Ok(())
                 }
+                None => Err(LocalFault),
             }
         };
         self.learn(n, action, Outcome::Local(outcome))
@@ -352,13 +347,18 @@ impl World {
     /// Stores what an outcome taught, and goes on.
     fn learn(&mut self, n: usize, action: &Action, outcome: Outcome) -> Result<(), String> {
         let (clock, random, mutation) = (self.clock(), self.rng.u64(..), self.options.mutation);
-        let outcome =
-            mutation.map_or_else(|| outcome.clone(), |mutation| mutation.outcome(action, outcome.clone()));
+        let outcome = match mutation {
+            Some(mutation) => mutation.outcome(action, outcome),
+            None => outcome,
+        };
         let Some(user) = self.users.get_mut(n) else { return Ok(()) };
         user.awaiting = None;
         let before = user.memory.take().unwrap_or_else(|| user.stored.clone());
         let learned = before.learn(&self.setup, &user.desired, action, &outcome, clock, random);
-        let learned = mutation.map_or_else(|| learned.clone(), |mutation| mutation.record(learned.clone()));
+        let learned = match mutation {
+            Some(mutation) => mutation.record(learned),
+            None => learned,
+        };
         user.stored = learned;
         self.at(0, Happening::Wake(n));
         Ok(())
@@ -478,9 +478,8 @@ impl World {
             if let Plan::NeedsAttention { cause, .. } = decided {
                 self.judge.summary.see(format!("attention {cause:?}"));
             }
-            match decided {
-                Plan::Do(..) => {}
-                other => self.say(|_| format!("user {n}: {other:?}")),
+            if !matches!(decided, Plan::Do(..)) {
+                self.say(|_| format!("user {n}: {decided:?}"));
             }
         }
         self.judge_plan(n, decided)?;

@@ -40,10 +40,12 @@ pub(crate) struct Judge {
 impl World {
     /// Before a call leaves: it is within Fly's limits, and every id that was told is stored.
     pub(crate) fn judge_sending(&mut self, n: usize, bucket: &Bucket) -> Result<(), String> {
-        let (per_s, burst) = match bucket.kind {
-            Kind::ReadMachine => (5, 10),
-            Kind::DeleteApp => (1, 100),
-            _ => (1, 3),
+        let (per_s, burst) = if bucket.kind == Kind::ReadMachine {
+            (5, 10)
+        } else if bucket.kind == Kind::DeleteApp {
+            (1, 100)
+        } else {
+            (1, 3)
         };
         let most = burst * 1000;
         let (tokens, at) = self.judge.buckets.entry(bucket.clone()).or_insert((most, self.now));
@@ -233,7 +235,23 @@ impl World {
             Cause::NameForeign => !self.fly.profile.foreign_apps.is_empty(),
             Cause::UpdateReverted | Cause::Capacity | Cause::Quota => self.judge.tight,
             Cause::VolumeFull => !self.judge.filling.is_empty(),
-            _ => false,
+            Cause::NoName
+            | Cause::ApiUnavailable
+            | Cause::NotFound
+            | Cause::Blocked
+            | Cause::Credentials
+            | Cause::Forbidden
+            | Cause::Rejected
+            | Cause::VolumeInUse
+            | Cause::LeaseHeld
+            | Cause::Stuck
+            | Cause::CrashLoop
+            | Cause::NotReady
+            | Cause::Silent
+            | Cause::UpdateRefused
+            | Cause::HostDown
+            | Cause::RestoreFailed
+            | Cause::PurgeFailed => false,
         }
     }
 

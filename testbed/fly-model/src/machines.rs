@@ -445,7 +445,14 @@ impl Fly {
                 );
             }
             State::Destroying => return ok(&json!({"ok": true})),
-            _ => {}
+            State::Created
+            | State::Starting
+            | State::Started
+            | State::Stopping
+            | State::Stopped
+            | State::Failed
+            | State::Replacing
+            | State::Destroyed => {}
         }
         let takes = self.pick(self.profile.destroy);
         self.enter(id, State::Destroying, now);

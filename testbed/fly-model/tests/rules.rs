@@ -1,6 +1,8 @@
 //! The rules of Fly's API that the model keeps, by number. Those that are about processes or the proxy (16, 21)
 //! belong to the emulator around it, and so does the waiting of 11.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use fly_model::{Event, Fly, Profile, Range, Region, Request, Response, State};
 use serde_json::{Value, json};
 
