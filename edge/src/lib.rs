@@ -10,6 +10,9 @@
 //! that touches Cloudflare: the fetch handler, the two objects, and nothing to decide. `worker` is a dependency
 //! for that target alone, so a decision that reached for the platform would not compile here.
 //!
+//! Beside that way lies the control plane, which no request waits for: [`machine`] decides what a user's app, volume
+//! and machine need next, [`fly`] says it in Fly's words and reads the answers.
+//!
 //! # What it is not
 //! No byte of a body and no WebSocket frame passes through this code: it sets headers and hands streams on.
 //! There is no list of users here either; what a user's object does not know, nobody knows.
@@ -18,8 +21,10 @@ pub mod access;
 pub mod config;
 pub mod cors;
 pub mod error;
+pub mod fly;
 pub mod forward;
 pub mod lease;
+pub mod machine;
 pub mod placement;
 pub mod policy;
 pub mod request;

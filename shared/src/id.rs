@@ -98,6 +98,13 @@ text_id! {
 }
 
 text_id! {
+    VolumeId, "volume id",
+    |text| (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+    /// A Fly volume: 1 to 64 of `[a-z0-9_]`, as in `vol_4y5ln0y7l8k0l2qr`.
+}
+
+text_id! {
     AppName, "app name",
     |text| (1..=62).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

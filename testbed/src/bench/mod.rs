@@ -13,6 +13,7 @@ use crate::tools::{self, Tools, progress};
 pub mod cpu;
 pub mod edge;
 pub mod files;
+pub mod provision;
 pub mod spread;
 pub mod wrk;
 pub mod ws;

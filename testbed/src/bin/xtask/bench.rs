@@ -18,15 +18,19 @@ pub(crate) enum Name {
     Files,
     /// WebSockets through the sidecar against nginx and haproxy: CPU per message, added latency, idle memory.
     Ws,
+    /// Thousands of sign-ups at once, on a virtual clock: time, calls and refusals in both layouts.
+    Provision,
 }
 
-pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, json: bool) -> Result<()> {
+/// Runs the benchmark, and what it needs before. `users` is for [`Name::Provision`], `rounds` for the others.
+pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, users: usize, json: bool) -> Result<()> {
     let dir = tools.dir().join("run").join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let shown = match name {
         Name::Edge => edge(tools, &dir, rounds.unwrap_or(bench::edge::ROUNDS), json),
         Name::Files => files(tools, &dir, rounds.unwrap_or(bench::files::ROUNDS), json),
         Name::Ws => ws(tools, &dir, rounds.unwrap_or(bench::ws::ROUNDS), json),
+        Name::Provision => provision(users, json),
     };
     // Gigabytes, so also after a failure.
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -54,5 +58,10 @@ fn ws(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
     // Load and echo share one core; a second thread would only add its own switching.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(bench::ws::run_all(tools, dir, &sidecar, rounds))?;
+    Ok(if json { serde_json::to_string(&report)? } else { report.table() })
+}
+
+fn provision(users: usize, json: bool) -> Result<String> {
+    let report = bench::provision::run_all(users)?;
     Ok(if json { serde_json::to_string(&report)? } else { report.table() })
 }

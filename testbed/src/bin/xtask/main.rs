@@ -84,6 +84,9 @@ enum Command {
         /// Rounds for each figure, in which the parties take turns; each benchmark has its own default.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99).map(usize::from))]
         rounds: Option<usize>,
+        /// Sign-ups of `provision`.
+        #[arg(long, default_value_t = testbed::bench::provision::USERS)]
+        users: usize,
         /// One JSON object in place of the table.
         #[arg(long)]
         json: bool,
@@ -139,9 +142,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print_line(&system::sign(&current.signing_secret()?, &user, ttl));
         }
         Command::Flip { to, reason, json } => flip(&tools, to, &reason, json)?,
-        Command::Bench { name, rounds, json } => {
-            bench::run(&tools, name, rounds, json)?;
-        }
+        Command::Bench { name, rounds, users, json } => bench::run(&tools, name, rounds, users, json)?,
         Command::Build => {
             tools.install(Need::System)?;
             edge_build::build(&tools)?;
