@@ -11,7 +11,7 @@ const REQUEST_HEADERS: &str = "Authorization, Content-Type, \
     If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range, \
     Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, \
     Tus-Resumable, Upload-Checksum, Upload-Defer-Length, Upload-Length, Upload-Metadata, Upload-Offset, \
-    Idempotency-Key";
+    Idempotency-Key, Last-Event-ID, X-Require-Precondition";
 const RESPONSE_HEADERS: &str = "Accept-Ranges, Content-Digest, Content-Disposition, Content-Range, ETag, \
     Last-Modified, Location, Repr-Digest, Retry-After, \
     Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version, Upload-Expires, Upload-Length, Upload-Offset, \

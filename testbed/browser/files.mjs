@@ -49,6 +49,36 @@ await withPage(modules, chromium, async (page) => {
         must("an editor replaces what it has seen", (await put(tag)).ok);
         must("and nothing else", (await put(tag)).status === 412);
         steps.push("conditional write");
+        const { body: found } = await call("search", "/search", "&q=second");
+        must("the new content is found", found.results.map((hit) => hit.path).includes(at("b.md")) && found.truncated.length === 0);
+
+        // Events are read as a stream; the second one goes on where the first one was left, as after a lost connection.
+        const events = async function* (headers) {
+          const answer = await fetch(url("/events"), { headers });
+          must("the events may be followed", answer.ok);
+          let text = "";
+          for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+            const whole = (text += part).split("\n\n");
+            text = whole.pop();
+            for (const one of whole) {
+              const field = (name) => one.match(new RegExp(`^${name}: (.*)$`, "m"))?.[1];
+              if (field("event")) yield { id: field("id"), event: field("event"), data: JSON.parse(field("data")) };
+            }
+          }
+        };
+        let id;
+        for await (const event of events({})) {
+          id = event.id;
+          if (event.event === "ready") await call("write", "/write", "", json({ path: at("c.md"), content: "third" }));
+          if (event.data.path === at("c.md")) break;
+        }
+        steps.push("followed");
+        await call("write", "/write", "", json({ path: at("d.md"), content: "fourth" }));
+        for await (const event of events({ "last-event-id": id })) {
+          must("nothing is told twice", event.data.path !== at("c.md") || event.event === "modified");
+          if (event.data.path === at("d.md")) break;
+        }
+        steps.push("followed on");
         return steps;
       },
       { edge, query },

@@ -88,7 +88,7 @@ async fn the_file_api_as_a_dashboard_of_another_origin_uses_it() {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let steps: Vec<String> = serde_json::from_str(said.trim()).unwrap();
-    assert_eq!(steps.len(), 10, "{steps:?}");
+    assert_eq!(steps.len(), 15, "{steps:?}");
     let on_disk = system.machine.workspace().join("dashboard/b.md");
     assert_eq!(std::fs::read_to_string(on_disk).unwrap(), "second");
     assert_eq!(system.legacy.stats().requests, 0);
