@@ -21,6 +21,7 @@ pub mod collation;
 pub mod copy;
 pub mod error;
 pub mod etag;
+pub mod handles;
 pub mod judged;
 pub mod keep;
 pub mod list;
@@ -51,6 +52,7 @@ use std::sync::{Arc, Mutex};
 
 use error::FileError;
 use etag::HashCache;
+use handles::Handles;
 use lock::Locks;
 use root::Root;
 
@@ -64,6 +66,7 @@ pub struct Inner {
     pub root: Root,
     pub locks: Locks,
     pub hashes: HashCache,
+    pub handles: Handles,
     /// Held by whoever changes the index of the trash.
     trash: Mutex<()>,
 }
@@ -80,8 +83,13 @@ impl Files {
     /// Over a root that is open.
     #[must_use]
     pub fn over(root: Root) -> Self {
-        let (locks, hashes) = (Locks::default(), HashCache::default());
-        Self(Arc::new(Inner { root, locks, hashes, trash: Mutex::new(()) }))
+        Self(Arc::new(Inner {
+            root,
+            locks: Locks::default(),
+            hashes: HashCache::default(),
+            handles: Handles::default(),
+            trash: Mutex::new(()),
+        }))
     }
 
     /// Runs `work` on the blocking pool, to its end even if the caller goes away.
