@@ -55,6 +55,7 @@ use etag::HashCache;
 use handles::Handles;
 use lock::Locks;
 use root::Root;
+use tokio::sync::Semaphore;
 
 /// A cheap handle on the workspace.
 #[derive(Debug, Clone)]
@@ -67,6 +68,8 @@ pub struct Inner {
     pub locks: Locks,
     pub hashes: HashCache,
     pub handles: Handles,
+    /// Places for drafts that collect more at a time.
+    wide: Arc<Semaphore>,
     /// Held by whoever changes the index of the trash.
     trash: Mutex<()>,
 }
@@ -88,6 +91,7 @@ impl Files {
             locks: Locks::default(),
             hashes: HashCache::default(),
             handles: Handles::default(),
+            wide: Arc::new(Semaphore::new(write::MAX_WIDE)),
             trash: Mutex::new(()),
         }))
     }
