@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::response::Response;
-use futures_util::TryFutureExt;
 use http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 use crate::error::ApiError;
 use crate::metrics::OpenSocket;
@@ -68,14 +68,19 @@ impl Slots {
 }
 
 /// Whoever answers the requests of a listener: a router, or what stands before one.
-pub trait Answers:
-    Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
-{
+pub trait Answers: Clone + Send + 'static {
+    /// The future is not boxed, as that of a `Service` before a router would be: a connection keeps one place for it,
+    /// which its requests use in turn.
+    fn answer(self, request: Request) -> impl Future<Output = Response> + Send;
 }
 
-impl<A> Answers for A where
-    A: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static
-{
+impl Answers for Router {
+    async fn answer(self, request: Request) -> Response {
+        match self.oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
 }
 
 /// The connection that a request came by.
@@ -107,10 +112,7 @@ impl<S: Sync> FromRequestParts<S> for Connection {
 
 /// Accepts until `stop` says that no connection is wanted any more, then returns at once; open connections finish
 /// what they are at and end by themselves.
-pub async fn serve<A: Answers>(listener: TcpListener, app: A, slots: Slots, mut stop: Stop)
-where
-    A::Future: Send,
-{
+pub async fn serve<A: Answers>(listener: TcpListener, app: A, slots: Slots, mut stop: Stop) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -138,10 +140,7 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> Option<(TcpStream, Con
     }
 }
 
-async fn serve_connection<A: Answers>(stream: TcpStream, connection: Connection, app: A, mut stop: Stop)
-where
-    A::Future: Send,
-{
+async fn serve_connection<A: Answers>(stream: TcpStream, connection: Connection, app: A, mut stop: Stop) {
     // A reply of a chat is small and should not wait for the next one. Without it, it is slower, no more.
     let _slower = stream.set_nodelay(true);
     let (stream, sender) = FileStream::new(stream);
@@ -149,8 +148,11 @@ where
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(connection.clone());
         request.extensions_mut().insert(sender.offer());
-        let sender = sender.clone();
-        app.clone().oneshot(request).map_ok(move |answer| answer.map(|body| sender.outgoing(body)))
+        let (app, sender) = (app.clone(), sender.clone());
+        async move {
+            let answer = app.answer(request).await;
+            Ok::<_, Infallible>(answer.map(|body| sender.outgoing(body)))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -4,12 +4,13 @@ use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::fs::{AtFlags, FileType, RawDir, statat};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::Files;
@@ -25,6 +26,9 @@ pub const MAX_ENTRIES: usize = 200_000;
 /// Longest page that a client can ask for.
 pub const MAX_LIMIT: usize = 1000;
 
+/// One read of a folder's names, some hundreds of them. The longest name is far shorter.
+const NAMES_BYTES: usize = 32 * 1024;
+
 /// A page of a listing, in order.
 #[derive(Debug)]
 pub struct Listing {
@@ -36,7 +40,8 @@ pub struct Listing {
 /// One entry. The contract's fields come first, in its order; the rest says what legacy could not.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Entry {
-    pub name: String,
+    #[schema(value_type = String)]
+    pub name: Name,
     #[schema(value_type = WorkspacePath)]
     pub path: Below,
     /// `file` or `directory`.
@@ -48,8 +53,8 @@ pub struct Entry {
     pub modified: Timestamp,
     /// Behind the last dot of the name; the whole name if there is none. Folders have none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub extension: Option<String>,
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub extension: Option<Extension>,
     /// `symlink` or `special`, where `type` says `file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^(symlink|special)$")]
@@ -60,16 +65,44 @@ pub struct Entry {
     pub is_lossy: bool,
 }
 
+/// A name, shared by all that is made of it: there can be many thousands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(Arc<str>);
+
+impl std::ops::Deref for Name {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 /// The path of an entry, put together as it is written.
 #[derive(Debug)]
 pub struct Below {
-    folder: std::sync::Arc<str>,
-    name: String,
+    folder: Name,
+    name: Name,
 }
 
 impl Serialize for Below {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}/{}", self.folder, self.name))
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // As one text: a formatter writes it in pieces, which takes longer.
+        serializer.serialize_str(&[&*self.folder, "/", &*self.name].concat())
+    }
+}
+
+/// The extension of a name.
+#[derive(Debug)]
+pub struct Extension(Name);
+
+impl Serialize for Extension {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(extension(&self.0))
     }
 }
 
@@ -104,7 +137,7 @@ impl Cursor {
 
 /// An entry as it was found.
 struct Found {
-    name: String,
+    name: Name,
     /// What it is called, if that is not UTF-8.
     raw: Option<OsString>,
     is_dir: bool,
@@ -114,7 +147,7 @@ struct Found {
 
 impl Found {
     fn raw(&self) -> &OsStr {
-        self.raw.as_deref().unwrap_or(self.name.as_ref())
+        self.raw.as_deref().unwrap_or(OsStr::new(&*self.name))
     }
 
     fn look(&self, dir: impl AsFd) -> Result<Option<Meta>, FileError> {
@@ -161,20 +194,20 @@ pub fn list(
     let mut places = sort(order, &found);
     let next = (places.len() > limit).then(|| places.get(limit.saturating_sub(1))).flatten();
     let next = next.and_then(|last| found.get(last.index));
-    let next = next.map(|last| Cursor { is_dir: last.is_dir, name: last.name.clone() });
+    let next = next.map(|last| Cursor { is_dir: last.is_dir, name: last.name.to_string() });
     places.truncate(limit);
 
-    let folder: std::sync::Arc<str> = path.to_string().into();
+    let folder = Name(path.to_string().into());
     let mut entries = Vec::with_capacity(places.len());
     for place in places {
-        let Some(f) = found.get_mut(place.index) else { continue };
+        let Some(f) = found.get(place.index) else { continue };
         let meta = match f.meta {
             Some(meta) => meta,
             None => f.look(&dir)?,
         };
         // Gone since it was found.
         let Some(meta) = meta else { continue };
-        let (name, is_lossy) = (std::mem::take(&mut f.name), f.raw.is_some());
+        let (name, is_lossy) = (f.name.clone(), f.raw.is_some());
         let path = Below { folder: folder.clone(), name: name.clone() };
         entries.push(entry(name, path, &meta, is_lossy));
     }
@@ -197,7 +230,9 @@ fn sort(order: &Order, found: &[Found]) -> Vec<Place> {
 
 fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
     let mut found = Vec::new();
-    for entry in Dir::read_from(&dir).map_err(failed("read folder"))? {
+    let mut buffer = Vec::with_capacity(NAMES_BYTES);
+    let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
         let entry = entry.map_err(failed("read folder"))?;
         let bytes = entry.file_name().to_bytes();
         if bytes == b"." || bytes == b".." || bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
@@ -211,10 +246,10 @@ fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
         }
         let is_dir = kind == FileType::Directory;
         let (name, raw) = match std::str::from_utf8(bytes) {
-            Ok(name) => (name.to_owned(), None),
+            Ok(name) => (Name(name.into()), None),
             Err(_) => {
                 let raw = OsString::from_vec(bytes.to_vec());
-                (String::from_utf8_lossy(bytes).into_owned(), Some(raw))
+                (Name(String::from_utf8_lossy(bytes).into()), Some(raw))
             }
         };
         found.push(Found { name, raw, is_dir, meta: None });
@@ -222,9 +257,9 @@ fn names(dir: impl AsFd) -> Result<Vec<Found>, FileError> {
     Ok(found)
 }
 
-fn entry(name: String, path: Below, meta: &Meta, is_lossy: bool) -> Entry {
+fn entry(name: Name, path: Below, meta: &Meta, is_lossy: bool) -> Entry {
     let is_dir = meta.kind == Kind::Directory;
-    let extension = (!is_dir).then(|| extension(&name).to_owned());
+    let extension = (!is_dir).then(|| Extension(name.clone()));
     let special = match meta.kind {
         Kind::File | Kind::Directory => None,
         Kind::Symlink => Some("symlink"),
@@ -254,7 +289,7 @@ mod tests {
     use std::fs;
 
     fn names(listing: &Listing) -> Vec<&str> {
-        listing.entries.iter().map(|entry| entry.name.as_str()).collect()
+        listing.entries.iter().map(|entry| &*entry.name).collect()
     }
 
     #[test]
@@ -288,17 +323,18 @@ mod tests {
         ];
         assert_eq!(names(&all), expect);
         assert!(all.next.is_none());
-        let entry = |name: &str| all.entries.iter().find(|entry| entry.name == name).unwrap();
+        let entry = |name: &str| all.entries.iter().find(|entry| &*entry.name == name).unwrap();
         assert_eq!((entry("link").kind, entry("link").special), ("file", Some("symlink")));
         assert!(entry("bad\u{fffd}").is_lossy && !entry("a").is_lossy);
-        assert_eq!(entry("Makefile").extension.as_deref(), Some("Makefile"));
-        assert_eq!(entry(".env").extension.as_deref(), Some("env"));
-        assert_eq!(entry("zoo").extension, None);
+        let shown = |name: &str| entry(name).extension.as_ref().map(|Extension(name)| extension(name));
+        assert_eq!(shown("Makefile"), Some("Makefile"));
+        assert_eq!(shown(".env"), Some("env"));
+        assert_eq!(shown("zoo"), None);
 
         let (mut seen, mut cursor) = (Vec::new(), None);
         loop {
             let page = list(&files, &root, 5, cursor.as_ref()).unwrap();
-            seen.extend(page.entries.into_iter().map(|entry| entry.name));
+            seen.extend(page.entries.into_iter().map(|entry| entry.name.to_string()));
             let Some(next) = page.next else { break };
             assert_eq!(Cursor::parse(&next.to_text()).unwrap(), next);
             cursor = Some(next);

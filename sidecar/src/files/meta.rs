@@ -98,9 +98,9 @@ impl Meta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub UnixMillis);
 
-impl std::fmt::Display for Timestamp {
+impl Timestamp {
     /// Without the formatting of numbers, which for ten thousand entries takes longer than their sorting.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn digits(self) -> [u8; 24] {
         let ms = self.0.0;
         let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
         let (year, month, day) = civil(days);
@@ -126,13 +126,19 @@ impl std::fmt::Display for Timestamp {
             }
             rest = after;
         }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        text
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 

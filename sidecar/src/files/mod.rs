@@ -21,6 +21,7 @@ pub mod collation;
 pub mod copy;
 pub mod error;
 pub mod etag;
+pub mod handles;
 pub mod judged;
 pub mod keep;
 pub mod list;
@@ -51,8 +52,10 @@ use std::sync::{Arc, Mutex};
 
 use error::FileError;
 use etag::HashCache;
+use handles::Handles;
 use lock::Locks;
 use root::Root;
+use tokio::sync::Semaphore;
 
 /// A cheap handle on the workspace.
 #[derive(Debug, Clone)]
@@ -64,6 +67,9 @@ pub struct Inner {
     pub root: Root,
     pub locks: Locks,
     pub hashes: HashCache,
+    pub handles: Handles,
+    /// Places for drafts that collect more at a time.
+    wide: Arc<Semaphore>,
     /// Held by whoever changes the index of the trash.
     trash: Mutex<()>,
 }
@@ -80,8 +86,14 @@ impl Files {
     /// Over a root that is open.
     #[must_use]
     pub fn over(root: Root) -> Self {
-        let (locks, hashes) = (Locks::default(), HashCache::default());
-        Self(Arc::new(Inner { root, locks, hashes, trash: Mutex::new(()) }))
+        Self(Arc::new(Inner {
+            root,
+            locks: Locks::default(),
+            hashes: HashCache::default(),
+            handles: Handles::default(),
+            wide: Arc::new(Semaphore::new(write::MAX_WIDE)),
+            trash: Mutex::new(()),
+        }))
     }
 
     /// Runs `work` on the blocking pool, to its end even if the caller goes away.

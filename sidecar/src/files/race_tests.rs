@@ -109,7 +109,7 @@ fn act(files: &Files, dice: &mut Dice) -> bool {
         }),
         3 => write::bytes(files, &one, b"written", true, &Expect::Anything).is_ok(),
         4 => list::list(files, &one, 1000, None).is_ok_and(|listing| {
-            assert!(listing.entries.iter().all(|entry| entry.name != ONLY_OUTSIDE), "{one}");
+            assert!(listing.entries.iter().all(|entry| *entry.name != *ONLY_OUTSIDE), "{one}");
             true
         }),
         5 => rename::rename(files, &one, &two).is_ok(),

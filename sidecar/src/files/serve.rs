@@ -1,9 +1,10 @@
 //! Files on their way to a client: what is in memory at once, the rest by the pool, in bounded pieces.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::Files;
 use super::error::{FileError, failed, failed_io};
 use super::etag::is_settled;
+use super::handles::Handle;
 use super::meta::{Kind, Meta};
 use super::path::WorkspacePath;
 use super::read;
@@ -39,6 +41,9 @@ pub const MAX_EAGER_HASH_BYTES: u64 = 16 * 1024 * 1024;
 /// A digest in a header has to be known before the first byte is sent. Of longer content it would keep the client
 /// waiting for seconds, and it is a wish that we may decline.
 pub const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What short contents are read into. A client that takes nothing holds as much; a thousand of them, 32 MB.
+const SHORT_BUFFER_BYTES: usize = 32 * 1024;
 
 /// Less is sent from here as fast.
 const MIN_BULK_BYTES: u64 = 2 * CHUNK_BYTES as u64;
@@ -99,28 +104,60 @@ fn open_cached(files: &Files, path: &WorkspacePath, wanted: Wanted) -> Option<Op
     let open = |flags| {
         openat2(files.root.fd(), path.relative(), flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE).ok()
     };
-    let look =
-        |fd: &OwnedFd| fstat(fd).ok().map(|stat| Meta::of(&stat)).filter(|meta| meta.kind == Kind::File);
-    // As the root does it: to open a FIFO, even only to look, wakes its writer.
-    let seen = look(&open(OFlags::PATH)?)?;
-    let opened = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let look = |fd: BorrowedFd<'_>| {
+        fstat(fd).ok().map(|stat| Meta::of(&stat)).filter(|meta| meta.kind == Kind::File)
+    };
+    let kept = files.handles.get(path);
     let began = clock::now();
-    let content = if wanted == Wanted::Content { read_short(&opened, seen.size()) } else { None };
-    let meta = look(&opened)?;
+    // As the root does it: to open a FIFO, even only to look, wakes its writer.
+    let Some(place) = open(OFlags::PATH) else {
+        files.handles.forget(path);
+        return None;
+    };
+    let read = |file: &File, size| if wanted == Wanted::Content { read_short(file, size) } else { None };
+    if let Some(kept) = kept {
+        // First read, then seen: of a version that was settled when it was opened, nothing has changed till then.
+        let content = read(&kept.file, kept.meta.size());
+        let meta = look(place.as_fd())?;
+        if meta.version == kept.meta.version {
+            let content = content.filter(|bytes| bytes.len() as u64 == meta.size());
+            return Some(Opened { file: kept.file, meta, etag: kept.etag, content });
+        }
+    }
+    let seen = look(place.as_fd())?;
+    let file = File::from(open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?);
+    let content = read(&file, seen.size());
+    let meta = look(file.as_fd())?;
     // What is seen after the read is true of it, if it has been true for longer than the read took.
     let is_whole = |bytes: &Bytes| bytes.len() as u64 == meta.size() && is_settled(&meta.version, began);
     let content = content.filter(is_whole);
     let etag = files.hashes.get(&meta.version)?.tag();
-    Some(Opened { file: Arc::new(opened.into()), meta, etag, content })
+    let file = Arc::new(file);
+    files.handles.keep(path, Handle { file: file.clone(), meta, etag: etag.clone() }, began);
+    Some(Opened { file, meta, etag, content })
 }
 
 /// Up to `size` bytes, if they are few and in memory.
-fn read_short(file: &OwnedFd, size: u64) -> Option<Bytes> {
+fn read_short(file: &File, size: u64) -> Option<Bytes> {
+    thread_local! {
+        /// Content is cut off its front. Its memory is used again once all that was cut off is sent: a block of its
+        /// own for each file costs more than the read.
+        static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(SHORT_BUFFER_BYTES));
+    }
     let size = usize::try_from(size).ok().filter(|size| (1..=CHUNK_BYTES).contains(size))?;
-    let mut bytes = vec![0; size];
+    if size > SHORT_BUFFER_BYTES / 4 {
+        return read_into(file, BytesMut::zeroed(size)).map(BytesMut::freeze);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(size, 0);
+        read_into(file, buffer.split()).map(BytesMut::freeze)
+    })
+}
+
+fn read_into(file: &File, mut bytes: BytesMut) -> Option<BytesMut> {
     let read = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
     bytes.truncate(read);
-    Some(bytes.into())
+    Some(bytes)
 }
 
 /// The digest of `length` bytes from `start`, for a header. `None` if they are too many.
@@ -349,4 +386,100 @@ fn want(left: u64) -> usize {
 
 fn shorter() -> FileError {
     FileError::from_io("read", io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use http_body_util::BodyExt;
+    use shared::time::UnixMillis;
+
+    use super::*;
+    use crate::files::test_support::path;
+
+    /// Keeps `a`, as if it had been read long after its last change.
+    fn keep(files: &Files) -> Arc<File> {
+        let (file, meta) = files.root.open_file(&path("a")).unwrap();
+        let etag = read::strong_etag(files, &file, &meta).unwrap();
+        let handle = Handle { file: file.into(), meta, etag };
+        files.handles.keep(&path("a"), handle.clone(), UnixMillis(u64::MAX));
+        handle.file
+    }
+
+    async fn content(opened: Opened) -> Vec<u8> {
+        let whole = Part::Range { start: 0, length: opened.meta.size() };
+        FileBody::new(opened, [whole]).into_body(None).collect().await.unwrap().to_bytes().into()
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_open_is_served_only_while_it_has_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("workspace");
+        let files = Files::open(&root).unwrap();
+        let (a, other) = (root.join("a"), root.join("other"));
+        fs::write(dir.path().join("secret"), "secret").unwrap();
+        let changes: &[(&str, &dyn Fn(), Option<&str>)] = &[
+            ("nothing", &|| {}, Some("old")),
+            (
+                "permissions",
+                &|| fs::set_permissions(&a, fs::Permissions::from_mode(0o600)).unwrap(),
+                Some("old"),
+            ),
+            ("written in place", &|| fs::write(&a, "new").unwrap(), Some("new")),
+            ("shorter", &|| fs::write(&a, "").unwrap(), Some("")),
+            (
+                "replaced",
+                &|| fs::write(&other, "new").and_then(|()| fs::rename(&other, &a)).unwrap(),
+                Some("new"),
+            ),
+            ("removed", &|| fs::remove_file(&a).unwrap(), None),
+            ("a link out", &|| fs::remove_file(&a).and_then(|()| symlink("../secret", &a)).unwrap(), None),
+            ("a folder", &|| fs::remove_file(&a).and_then(|()| fs::create_dir(&a)).unwrap(), None),
+        ];
+        for (name, change, expect) in changes {
+            let _none_at_first = fs::remove_file(&a);
+            fs::write(&a, "old").unwrap();
+            // An hour old: what changes it is later, whatever the resolution of the file system's clock.
+            let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+            File::open(&a).unwrap().set_modified(then).unwrap();
+            let kept = keep(&files);
+            change();
+            let opened = open(&files, &path("a"), Wanted::Content).await;
+            let is_kept = opened.as_ref().is_ok_and(|opened| Arc::ptr_eq(&opened.file, &kept));
+            assert!(!is_kept || matches!(*name, "nothing" | "permissions"), "{name}");
+            assert!(is_kept || *name != "nothing", "{name}");
+            match (opened, expect) {
+                (Ok(opened), Some(expect)) => {
+                    let etag = opened.etag.clone();
+                    assert_eq!(content(opened).await, expect.as_bytes(), "{name}");
+                    assert_eq!(etag, crate::files::etag::ContentHash::of(expect.as_bytes()).tag(), "{name}");
+                }
+                (Err(_), None) => {}
+                (opened, _) => panic!("{name}: {opened:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn short_contents_do_not_share_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bodies = Vec::new();
+        for n in 0..40_u8 {
+            let bytes = vec![n; 1 + 211 * usize::from(n)];
+            fs::write(dir.path().join("f"), &bytes).unwrap();
+            let file = File::open(dir.path().join("f")).unwrap();
+            let Some(read) = read_short(&file, bytes.len() as u64) else { continue };
+            bodies.push((read, bytes));
+            // Some are sent at once, some late.
+            if n % 3 == 0 {
+                bodies.remove(0);
+            }
+        }
+        assert!(!bodies.is_empty());
+        for (read, bytes) in bodies {
+            assert_eq!(read, bytes);
+        }
+    }
 }

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, fsync, linkat, openat, renameat_with, statat};
 use rustix::io::Errno;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{FileError, failed, failed_io};
 use super::etag::{ContentHash, Expect};
@@ -27,6 +28,12 @@ use crate::http_semantics::etag::EntityTag;
 
 /// Bytes that are collected before the pool writes them. A thousand slow uploads hold as much each.
 const BATCH_BYTES: usize = 128 * 1024;
+
+/// The same for up to [`MAX_WIDE`] drafts at a time: each way to the pool and back is two switches of threads.
+const WIDE_BATCH_BYTES: usize = 512 * 1024;
+
+/// Drafts with wide batches: 8 MiB in all.
+pub(super) const MAX_WIDE: usize = 16;
 
 /// Shorter pieces of a body are copied together. A piece keeps the whole buffer that it was read into, so that those
 /// of slow clients, which are short, would keep many times their bytes. Those of fast clients fill the buffer.
@@ -42,6 +49,8 @@ pub struct Draft {
     batch: Vec<Bytes>,
     tail: BytesMut,
     batched: usize,
+    /// A place among the wide ones.
+    wide: Option<OwnedSemaphorePermit>,
     written: u64,
     max: u64,
 }
@@ -84,12 +93,16 @@ impl Draft {
     /// # Errors
     /// The disk fails.
     pub async fn anywhere(files: &Files, max: u64) -> Result<Self, FileError> {
-        files
-            .run(move |files| {
-                let root = files.root.fd().try_clone_to_owned().map_err(failed_io("dup"))?;
-                Self::begin(files, root, max)
-            })
-            .await
+        files.run(move |files| Self::anywhere_now(files, max)).await
+    }
+
+    /// As [`Self::anywhere`], for a job that does more than this. Blocks.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn anywhere_now(files: &Files, max: u64) -> Result<Self, FileError> {
+        let root = files.root.fd().try_clone_to_owned().map_err(failed_io("dup"))?;
+        Self::begin(files, root, max)
     }
 
     fn begin(files: &Files, dir: OwnedFd, max: u64) -> Result<Self, FileError> {
@@ -97,7 +110,8 @@ impl Draft {
         let file = temp.create_file()?;
         let state = Some(State { file, temp, hasher: blake3::Hasher::new() });
         let (batch, tail) = (Vec::new(), BytesMut::new());
-        Ok(Self { files: files.clone(), state, batch, tail, batched: 0, written: 0, max })
+        let wide = files.wide.clone().try_acquire_owned().ok();
+        Ok(Self { files: files.clone(), state, batch, tail, batched: 0, wide, written: 0, max })
     }
 
     /// Bytes taken so far.
@@ -128,7 +142,8 @@ impl Draft {
             self.end_tail();
             self.batch.push(bytes);
         }
-        if self.batched >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        let enough = if self.wide.is_some() { WIDE_BATCH_BYTES } else { BATCH_BYTES };
+        if self.batched >= enough { self.flush().await } else { Ok(()) }
     }
 
     fn end_tail(&mut self) {
@@ -138,19 +153,20 @@ impl Draft {
     }
 
     async fn flush(&mut self) -> Result<(), FileError> {
-        self.end_tail();
-        self.batched = 0;
-        let batch = std::mem::take(&mut self.batch);
-        let mut state = self.state.take().ok_or(FileError::BodyAborted)?;
+        let (batch, mut state) = self.take()?;
         let work = move || {
-            write_all(&state.file, &batch).map_err(failed_io("write"))?;
-            for bytes in &batch {
-                state.hasher.update(bytes);
-            }
+            state.write(&batch)?;
             Ok(state)
         };
         self.state = Some(pool(work).await?);
         Ok(())
+    }
+
+    /// What the pool needs: what is not written yet, and where it goes.
+    fn take(&mut self) -> Result<(Vec<Bytes>, State), FileError> {
+        self.end_tail();
+        self.batched = 0;
+        Ok((std::mem::take(&mut self.batch), self.state.take().ok_or(FileError::BodyAborted)?))
     }
 
     /// Makes it the file at `path`, if `expect` holds at that moment.
@@ -163,12 +179,23 @@ impl Draft {
         make_parents: bool,
         expect: Expect,
     ) -> Result<Written, FileError> {
-        if self.batched > 0 {
-            self.flush().await?;
-        }
-        let state = self.state.take().ok_or(FileError::BodyAborted)?;
+        let (batch, mut state) = self.take()?;
         let path = path.clone();
-        self.files.run(move |files| finish(files, state, &path, make_parents, &expect)).await
+        let work = move |files: &Files| {
+            state.write(&batch)?;
+            finish(files, state, &path, make_parents, &expect)
+        };
+        self.files.run(work).await
+    }
+}
+
+impl State {
+    fn write(&mut self, batch: &[Bytes]) -> Result<(), FileError> {
+        write_all(&self.file, batch).map_err(failed_io("write"))?;
+        for bytes in batch {
+            self.hasher.update(bytes);
+        }
+        Ok(())
     }
 }
 

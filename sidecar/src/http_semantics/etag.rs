@@ -3,13 +3,15 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 /// One entity tag, ours or a client's. Its opaque part is compared byte by byte and never unescaped: it has no escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityTag {
     weak: bool,
-    opaque: Box<[u8]>,
+    /// As in a header, which then needs no copy.
+    text: Bytes,
 }
 
 /// Why a header is not a list of entity tags.
@@ -20,16 +22,32 @@ pub struct NotTags;
 impl EntityTag {
     /// A strong tag of our own making. What a tag cannot hold is left out.
     #[must_use]
-    pub fn strong(opaque: impl Into<Vec<u8>>) -> Self {
-        let mut opaque = opaque.into();
-        opaque.retain(|&byte| is_etagc(byte));
-        Self { weak: false, opaque: opaque.into() }
+    pub fn strong(opaque: impl AsRef<[u8]>) -> Self {
+        Self::new(false, opaque.as_ref())
     }
 
     /// As [`Self::strong`], but weak: good for caches, not for `If-Match`.
     #[must_use]
-    pub fn weak(opaque: impl Into<Vec<u8>>) -> Self {
-        Self { weak: true, ..Self::strong(opaque) }
+    pub fn weak(opaque: impl AsRef<[u8]>) -> Self {
+        Self::new(true, opaque.as_ref())
+    }
+
+    fn new(weak: bool, opaque: &[u8]) -> Self {
+        let prefix = Self::prefix(weak);
+        let mut text = Vec::with_capacity(prefix.len().saturating_add(opaque.len()).saturating_add(1));
+        text.extend_from_slice(prefix);
+        text.extend(opaque.iter().copied().filter(|&byte| is_etagc(byte)));
+        text.push(b'"');
+        Self { weak, text: text.into() }
+    }
+
+    const fn prefix(weak: bool) -> &'static [u8] {
+        if weak { b"W/\"" } else { b"\"" }
+    }
+
+    fn opaque(&self) -> &[u8] {
+        let quoted = self.text.strip_prefix(Self::prefix(self.weak));
+        quoted.and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or_default()
     }
 
     /// One tag, as in `If-Range`.
@@ -45,9 +63,9 @@ impl EntityTag {
         let text = text.trim().as_bytes();
         let tag = Self::parse(text).or_else(|| {
             let (weak, opaque) = text.strip_prefix(b"W/").map_or((false, text), |rest| (true, rest));
-            opaque.iter().all(|&byte| is_etagc(byte)).then(|| Self { weak, opaque: opaque.into() })
+            opaque.iter().all(|&byte| is_etagc(byte)).then(|| Self::new(weak, opaque))
         });
-        tag.filter(|tag| !tag.opaque.is_empty())
+        tag.filter(|tag| !tag.opaque().is_empty())
     }
 
     #[must_use]
@@ -58,28 +76,26 @@ impl EntityTag {
     /// For `ETag`.
     #[must_use]
     pub fn header(&self) -> Option<HeaderValue> {
-        let prefix: &[u8] = if self.weak { b"W/\"" } else { b"\"" };
-        HeaderValue::from_bytes(&[prefix, &self.opaque, b"\""].concat()).ok()
+        HeaderValue::from_maybe_shared(self.text.clone()).ok()
     }
 
     /// Equal, and neither of them weak: the bytes are the same.
     #[must_use]
     pub fn strong_eq(&self, other: &Self) -> bool {
-        !self.weak && !other.weak && self.opaque == other.opaque
+        !self.weak && !other.weak && self.text == other.text
     }
 
     /// Equal in the opaque part: one may stand for the other.
     #[must_use]
     pub fn weak_eq(&self, other: &Self) -> bool {
-        self.opaque == other.opaque
+        self.opaque() == other.opaque()
     }
 }
 
 impl fmt::Display for EntityTag {
     /// As in a header. Ours are ASCII; of a client's, what is not UTF-8 is replaced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = if self.weak { "W/" } else { "" };
-        write!(f, "{prefix}\"{}\"", String::from_utf8_lossy(&self.opaque))
+        f.write_str(&String::from_utf8_lossy(&self.text))
     }
 }
 
@@ -158,7 +174,7 @@ fn take(text: &[u8]) -> Option<(EntityTag, &[u8])> {
     let end = inner.iter().position(|&byte| byte == b'"')?;
     let (opaque, rest) = inner.split_at_checked(end)?;
     let rest = rest.strip_prefix(b"\"")?;
-    opaque.iter().all(|&byte| is_etagc(byte)).then(|| (EntityTag { weak, opaque: opaque.into() }, rest))
+    opaque.iter().all(|&byte| is_etagc(byte)).then(|| (EntityTag::new(weak, opaque), rest))
 }
 
 const fn is_etagc(byte: u8) -> bool {
@@ -172,7 +188,7 @@ mod tests {
     use super::*;
 
     fn tag(weak: bool, opaque: &str) -> EntityTag {
-        EntityTag { weak, opaque: opaque.as_bytes().into() }
+        EntityTag::new(weak, opaque.as_bytes())
     }
 
     #[test]

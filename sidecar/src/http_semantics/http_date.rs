@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 /// `None` if it is no HTTP date, in any of its three forms. Such a header is ignored (RFC 9110 section 13.1.3).
@@ -15,7 +16,7 @@ pub fn parse(value: &[u8]) -> Option<SystemTime> {
 #[must_use]
 pub fn header(time: SystemTime) -> Option<HeaderValue> {
     let time = whole_seconds(time)?;
-    HeaderValue::from_str(&httpdate::fmt_http_date(time)).ok()
+    HeaderValue::from_maybe_shared(Bytes::from(httpdate::fmt_http_date(time))).ok()
 }
 
 /// What remains of `time` in a header. `None` as for [`header()`].

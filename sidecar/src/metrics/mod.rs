@@ -7,8 +7,8 @@ pub mod labels;
 mod machine;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -41,6 +41,8 @@ struct Inner {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     received: Family<RouteLabels, Counter>,
     sent: Family<RouteLabels, Counter>,
+    /// The series of the four above, by the place of the route in [`Route::ALL`].
+    series: [OnceLock<Series>; Route::ALL.len()],
     connections: Gauge,
     sockets: Gauge,
     faults: Family<FaultLabels, Counter>,
@@ -58,6 +60,16 @@ struct Inner {
     volume_size: Gauge,
     volume_free: Gauge,
     boot_steps: Family<StepLabels, Gauge<f64, AtomicU64>>,
+}
+
+/// What a request of one route counts. Kept, since to find a series by its labels takes a lock and a hash.
+#[derive(Debug)]
+struct Series {
+    /// By the place of the class in [`Class::ALL`]; made at the first request, so that no series is there without one.
+    requests: [OnceLock<Counter>; Class::ALL.len()],
+    latency: Histogram,
+    received: Counter,
+    sent: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -134,6 +146,7 @@ impl Default for Metrics {
             latency: Family::new_with_constructor(latency),
             received: Family::default(),
             sent: Family::default(),
+            series: std::array::from_fn(|_| OnceLock::new()),
             connections: Gauge::default(),
             sockets: Gauge::default(),
             faults: Family::default(),
@@ -165,6 +178,16 @@ impl Default for Metrics {
 }
 
 impl Inner {
+    fn series(&self, route: Route) -> Series {
+        let labels = RouteLabels { route };
+        Series {
+            requests: std::array::from_fn(|_| OnceLock::new()),
+            latency: self.latency.get_or_create_owned(&labels),
+            received: self.received.get_or_create_owned(&labels),
+            sent: self.sent.get_or_create_owned(&labels),
+        }
+    }
+
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register(
@@ -255,11 +278,18 @@ impl Metrics {
     /// Counts a request of the public port, and what its error says.
     pub fn served(&self, served: Served, error: Option<&ApiError>) {
         let Served { route, status, took, received_bytes, sent_bytes } = served;
-        let (inner, labels) = (&self.0, RouteLabels { route });
-        inner.requests.get_or_create(&RequestLabels { route, class: Class::of(status) }).inc();
-        inner.latency.get_or_create(&labels).observe(took.as_secs_f64());
-        inner.received.get_or_create(&labels).inc_by(received_bytes);
-        inner.sent.get_or_create(&labels).inc_by(sent_bytes);
+        let (inner, class) = (&self.0, Class::of(status));
+        // The place of an enum's value is within its own table.
+        if let Some(series) = inner.series.get(route as usize) {
+            let series = series.get_or_init(|| inner.series(route));
+            if let Some(requests) = series.requests.get(class as usize) {
+                let new = || inner.requests.get_or_create_owned(&RequestLabels { route, class });
+                requests.get_or_init(new).inc();
+            }
+            series.latency.observe(took.as_secs_f64());
+            series.received.inc_by(received_bytes);
+            series.sent.inc_by(sent_bytes);
+        }
         match error {
             Some(ApiError::StaleEpoch) => drop(inner.stale_epochs.inc()),
             Some(ApiError::NoTicket | ApiError::Ticket(_)) => drop(inner.refused_tickets.inc()),

@@ -267,16 +267,19 @@ async fn put(
     let expected = [content.map_err(HttpError::from)?, representation.map_err(HttpError::from)?];
 
     // First before the body, which may be long and in vain; a client that waits for 100 need not send it at all.
-    expectation(app, path, preconditions).await?;
-    let at = path.clone();
-    app.files
-        .run(move |files| match files.root.open_file(&at) {
-            Ok(_) | Err(FileError::NotFound) => Ok(()),
-            Err(error) => Err(error),
-        })
-        .await?;
-    // Folders that are missing are made at the commit: an upload that breaks off leaves none.
-    let mut draft = Draft::anywhere(&app.files, u64::MAX).await?;
+    let (at, conditions) = (path.clone(), preconditions.clone());
+    let begun = app.files.run(move |files| {
+        if let Err(verdict) = serve_upload::expect(files, &at, &[conditions])? {
+            return Ok(Err(verdict));
+        }
+        match files.root.open_file(&at) {
+            Ok(_) | Err(FileError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        // Folders that are missing are made at the commit: an upload that breaks off leaves none.
+        Draft::anywhere_now(files, u64::MAX).map(Ok)
+    });
+    let mut draft = begun.await?.map_err(refused)?;
     let mut hashers = expected.each_ref().map(|expected| Hasher::for_check(expected.as_ref()));
     let mut frames = body.into_data_stream();
     while let Some(bytes) = next_frame(&mut frames).await? {

@@ -27,9 +27,9 @@ use sidecar::files::Files;
 use sidecar::files::root::{Mechanism, Root};
 use sidecar::files::serve_tus::Uploads;
 use sidecar::routes::direct::Routes;
+use sidecar::server::Answers;
 use sidecar::state::{App, Parts};
 use sidecar::{readiness, routes, stop};
-use tower::ServiceExt;
 
 use crate::dice::Dice;
 use crate::harness::{GENERATION, Ticket, USER, eventually, key_of};
@@ -138,7 +138,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.header("x-automna-ticket", Ticket::of_epoch(1).issue());
-        let response = self.routes.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let response = self.routes.clone().answer(request.body(body.into()).unwrap()).await;
         let (head, body) = response.into_parts();
         let location = head.headers.get("location").map(|value| value.to_str().unwrap().to_owned());
         // An archive of a tree that changes may break off: that is no answer then.
