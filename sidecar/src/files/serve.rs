@@ -420,7 +420,9 @@ mod tests {
         let files = Files::open(&root).unwrap();
         let (a, other) = (root.join("a"), root.join("other"));
         fs::write(dir.path().join("secret"), "secret").unwrap();
-        let changes: &[(&str, &dyn Fn(), Option<&str>)] = &[
+        /// What happens to the file, and what is served then.
+        type Change<'a> = (&'static str, &'a dyn Fn(), Option<&'static str>);
+        let changes: &[Change<'_>] = &[
             ("nothing", &|| {}, Some("old")),
             (
                 "permissions",
