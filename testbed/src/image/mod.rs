@@ -11,9 +11,11 @@
 
 pub mod base;
 pub mod chroot;
+pub mod machine;
 pub mod recipe;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -84,8 +86,20 @@ impl Image {
         for (name, value) in env {
             set(&mut all, name, value);
         }
+        self.run(layer, binds, &all, &self.settings.entrypoint)
+    }
+
+    /// As [`Self::start`], for another program, with nothing but `env` in its environment.
+    #[must_use]
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        layer: &Path,
+        binds: &[Bind],
+        env: &[(String, String)],
+        program: &[S],
+    ) -> Command {
         let root = Root::Layered { below: &self.root, layer };
-        chroot::command(root, binds, &all, &self.settings.workdir, &self.settings.entrypoint)
+        chroot::command(root, binds, env, &self.settings.workdir, program)
     }
 
     /// The bytes of the files that each part adds.

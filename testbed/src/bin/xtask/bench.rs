@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use testbed::tools::{Need, Tools};
-use testbed::{bench, edge_build};
+use testbed::{bench, edge_build, image};
 
 use crate::{print_line, runtime};
 
@@ -18,6 +18,8 @@ pub(crate) enum Name {
     Files,
     /// WebSockets through the sidecar against nginx and haproxy: CPU per message, added latency, idle memory.
     Ws,
+    /// An agent's start as the image configures it against its defaults: CPU and memory until ready. Needs root.
+    Boot,
 }
 
 pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, json: bool) -> Result<()> {
@@ -27,6 +29,7 @@ pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, json: bool) 
         Name::Edge => edge(tools, &dir, rounds.unwrap_or(bench::edge::ROUNDS), json),
         Name::Files => files(tools, &dir, rounds.unwrap_or(bench::files::ROUNDS), json),
         Name::Ws => ws(tools, &dir, rounds.unwrap_or(bench::ws::ROUNDS), json),
+        Name::Boot => boot(tools, &dir, rounds.unwrap_or(bench::boot::ROUNDS), json),
     };
     // Gigabytes, so also after a failure.
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -54,5 +57,13 @@ fn ws(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
     // Load and echo share one core; a second thread would only add its own switching.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(bench::ws::run_all(tools, dir, &sidecar, rounds))?;
+    Ok(if json { serde_json::to_string(&report)? } else { report.table() })
+}
+
+fn boot(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
+    image::must_be_root()?;
+    tools.install(Need::Image)?;
+    let image = image::build(tools)?;
+    let report = runtime()?.block_on(bench::boot::run_all(&image, dir, rounds))?;
     Ok(if json { serde_json::to_string(&report)? } else { report.table() })
 }
