@@ -245,7 +245,7 @@ impl Builder<'_> {
             return Ok((debian.clone(), debian));
         }
         let key = self.store.tree(&format!("base {base:?}\n{debian}"), |root| {
-            progress(&format!("  making {name} of it"));
+            progress(&format!("  making {name} from Debian"));
             copy_tree(&self.store.path(&debian), root)?;
             if let Some(command) = base.packages() {
                 self.run(command, &[], root, base, settings)?;
