@@ -5,10 +5,11 @@ set -eu
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+mkdir "$work/data"
 # Keys that open nothing. No links are made for a user who does not exist.
 AUTOMNA_USER_ID=user_nobody AUTOMNA_GENERATION=0 \
 AUTOMNA_MACHINE_KEY=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA \
-AUTOMNA_DATA_DIR=$work AUTOMNA_REQUIRE_MOUNT=off AUTOMNA_LEGACY_HOME= \
+AUTOMNA_DATA_DIR=$work/data AUTOMNA_REQUIRE_MOUNT=off AUTOMNA_LEGACY_HOME= \
 AUTOMNA_LISTEN=127.0.0.1:0 AUTOMNA_ADMIN_LISTEN=127.0.0.1:0 \
   /usr/local/bin/sidecar > "$work/log" 2>&1 &
 sidecar=$!
