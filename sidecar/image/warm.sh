@@ -1,30 +1,33 @@
 #!/bin/sh
-# Starts the agent once, with throw-away state, until it listens, and ends it in order: that fills the caches which
-# it would otherwise fill on every machine after every deployment. Run while the image is built.
+# Starts the sidecar, and by it the agent, with throw-away state until the agent is ready, and ends both in order: that
+# fills the caches which each machine would otherwise fill after every deployment. Run while the image is built.
 set -eu
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cat > "$work/clawdbot.json" <<'JSON'
-{"gateway":{"mode":"local"},"plugins":{"slots":{"memory":"none"}},"browser":{"enabled":false},
- "canvasHost":{"enabled":false},"update":{"checkOnStart":false}}
-JSON
+mkdir "$work/data"
+# Keys that open nothing. No links are made for a user who does not exist.
+AUTOMNA_USER_ID=user_nobody AUTOMNA_GENERATION=0 \
+AUTOMNA_MACHINE_KEY=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA \
+AUTOMNA_DATA_DIR=$work/data AUTOMNA_REQUIRE_MOUNT=off AUTOMNA_LEGACY_HOME= \
+AUTOMNA_LISTEN=127.0.0.1:0 AUTOMNA_ADMIN_LISTEN=127.0.0.1:0 \
+  /usr/local/bin/sidecar > "$work/log" 2>&1 &
+sidecar=$!
 
-HOME=$work TMPDIR=$work NO_COLOR=1 CLAWDBOT_NO_RESPAWN=1 CLAWDBOT_DISABLE_BONJOUR=1 \
-CLAWDBOT_STATE_DIR=$work CLAWDBOT_GATEWAY_TOKEN=while-the-image-is-built \
-  node /opt/agent/node_modules/clawdbot/dist/entry.js gateway --port 18789 --bind loopback --allow-unconfigured \
-  > "$work/log" 2>&1 &
-agent=$!
+is_ready() {
+  address=$(sed -n 's/.*"admin":"\([^"]*\)".*/\1/p' "$work/log")
+  [ -n "$address" ] && curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "http://$address/ready"
+}
 
 tries=0
-until grep -q 'listening on ws://' "$work/log"; do
+until is_ready; do
   tries=$((tries + 1))
-  if [ "$tries" -gt 600 ] || ! kill -0 "$agent" 2>/dev/null; then
+  if [ "$tries" -gt 600 ] || ! kill -0 "$sidecar" 2>/dev/null; then
     echo "the agent did not start:" >&2
     cat "$work/log" >&2
     exit 1
   fi
   sleep 0.2
 done
-kill -TERM "$agent"
-wait "$agent"
+kill -TERM "$sidecar"
+wait "$sidecar"

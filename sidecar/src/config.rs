@@ -84,6 +84,10 @@ const AGENT_HEAP: Variable = Variable {
     name: "AUTOMNA_AGENT_HEAP_MB",
     hint: "it is the most that the agent keeps on its heap, in MiB, at least 128",
 };
+const COMPILE_CACHE: Variable = Variable {
+    name: "AUTOMNA_AGENT_COMPILE_CACHE",
+    hint: "it is the absolute path of the directory in which node keeps compiled code",
+};
 const REQUIRE_MOUNT: Variable = Variable { name: "AUTOMNA_REQUIRE_MOUNT", hint: "it is on or off" };
 const ADOPT_VOLUME: Variable = Variable {
     name: "AUTOMNA_ADOPT_VOLUME",
@@ -236,6 +240,9 @@ fn boot(
         _ => Err(AGENT_HEAP.invalid()),
     });
 
+    // Where node keeps what it has compiled, so that the agent starts with less. By default it compiles anew.
+    let compile_cache = get(&COMPILE_CACHE).map(|text| absolute(&COMPILE_CACHE, text)).transpose()?;
+
     // Whether the data directory must be a mount point. On, unless somebody says otherwise: what is written
     // beside a volume is lost at the next start.
     let must_be_mounted = match get(&REQUIRE_MOUNT).as_deref() {
@@ -271,7 +278,7 @@ fn boot(
         data_dir: places.data_dir.to_owned(),
         state_dir: places.state_dir.to_owned(),
         workspace_dir: places.workspace_dir.to_owned(),
-        program: Program { node, entry, heap_mb: heap_mb.transpose()? },
+        program: Program { node, entry, heap_mb: heap_mb.transpose()?, compile_cache },
         volume: VolumeSettings { must_be_mounted, adopt },
         image_dir,
         tmp_dir,
@@ -344,13 +351,14 @@ mod tests {
     fn with_a_program_the_agent_is_ours_to_start() {
         let boot = read(&[("AUTOMNA_AGENT_ENTRY", "/opt/e.js")]).unwrap().boot.unwrap();
         assert_eq!(boot.program.node, PathBuf::from("node"));
-        assert_eq!(boot.program.heap_mb, None);
+        assert_eq!((boot.program.heap_mb, boot.program.compile_cache), (None, None));
         assert!(boot.volume.must_be_mounted && boot.volume.adopt.is_none() && boot.legacy_home.is_none());
         assert_eq!((boot.image_dir, boot.tmp_dir), (PathBuf::from("/opt/automna"), PathBuf::from("/tmp")));
         assert_eq!((boot.timezone.as_str(), boot.search_path.as_str()), ("UTC", DEFAULT_SEARCH_PATH));
         let boot = read(&[
             ("AUTOMNA_AGENT_ENTRY", "/opt/e.js"),
             ("AUTOMNA_AGENT_HEAP_MB", "1536"),
+            ("AUTOMNA_AGENT_COMPILE_CACHE", "/tmp/cc"),
             ("AUTOMNA_REQUIRE_MOUNT", "off"),
             ("AUTOMNA_ADOPT_VOLUME", "user_a"),
             ("AUTOMNA_LEGACY_HOME", "/root"),
@@ -359,6 +367,7 @@ mod tests {
         ]);
         let boot = boot.unwrap().boot.unwrap();
         assert_eq!(boot.program.heap_mb, Some(1536));
+        assert_eq!(boot.program.compile_cache, Some(PathBuf::from("/tmp/cc")));
         assert!(!boot.volume.must_be_mounted);
         assert_eq!(boot.volume.adopt, Some(boot.user));
         assert_eq!(boot.legacy_home, Some(PathBuf::from("/root")));
@@ -371,6 +380,7 @@ mod tests {
             ("AUTOMNA_AGENT_ENTRY", "dist/sekrit.js"),
             ("AUTOMNA_AGENT_HEAP_MB", "64"),
             ("AUTOMNA_AGENT_HEAP_MB", "sekrit"),
+            ("AUTOMNA_AGENT_COMPILE_CACHE", "sekrit"),
             ("AUTOMNA_REQUIRE_MOUNT", "sekrit"),
             ("AUTOMNA_ADOPT_VOLUME", "sekrit"),
             ("AUTOMNA_IMAGE_DIR", "sekrit"),

@@ -265,6 +265,9 @@ fn command(settings: &BootSettings, home: &Path, config_file: &Path) -> AgentCom
     // for that, into TMPDIR: 20 s of processor time and more, and a second copy of them in memory. With this it
     // takes what node can load from node.
     command.set("JITI_TRY_NATIVE", "1");
+    if let Some(compile_cache) = &program.compile_cache {
+        command.set("NODE_COMPILE_CACHE", compile_cache);
+    }
     command.set("CLAWDBOT_STATE_DIR", &settings.state_dir);
     command.set("CLAWDBOT_CONFIG_PATH", config_file);
     command.set_secret("CLAWDBOT_GATEWAY_TOKEN", settings.gateway_token.clone());

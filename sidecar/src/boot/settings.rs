@@ -44,6 +44,8 @@ pub struct Program {
     pub entry: PathBuf,
     /// The most that node keeps on its heap, in MiB; `None` for its own choice.
     pub heap_mb: Option<u32>,
+    /// Where node keeps what it has compiled; `None` for nowhere.
+    pub compile_cache: Option<PathBuf>,
 }
 
 /// What is asked of the volume.

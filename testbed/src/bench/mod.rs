@@ -10,11 +10,13 @@ use anyhow::{Context as _, Result};
 
 use crate::tools::{self, Tools, progress};
 
+pub mod boot;
 pub mod cpu;
 pub mod edge;
 pub mod files;
 pub mod provision;
 pub mod spread;
+pub mod tree;
 pub mod wrk;
 pub mod ws;
 

@@ -1,5 +1,7 @@
 //! Stand-ins for the images of a registry: the same Debian, with the same Node or Rust in it.
 //!
+//! Debian is made once, and each of the others from a copy of it.
+//!
 //! Node is the one of the edge's lock file, Rust is the one that builds this repository. A test compares their
 //! versions with the names in `Dockerfile.fly`.
 
@@ -86,23 +88,39 @@ impl BaseImage {
         Ok(vec![Bind::read_only(sysroot, RUST)])
     }
 
-    /// Makes its tree of files at `root`, which must not exist.
+    /// The command that, run in Debian's tree, adds packages that it needs.
+    #[must_use]
+    pub const fn packages(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Debian | Kind::Node => None,
+            Kind::Rust => Some(
+                "apt-get update -qq && \
+                 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev && \
+                 rm -rf /var/lib/apt/lists/*",
+            ),
+        }
+    }
+
+    /// Adds what is no package to Debian's tree at `root`.
     ///
     /// # Errors
-    /// A step that failed.
-    pub fn make(&self, tools: &Tools, root: &Path) -> Result<()> {
-        let packages = match self.kind {
-            Kind::Debian | Kind::Node => "ca-certificates",
-            Kind::Rust => "ca-certificates,gcc,libc6-dev",
-        };
-        let mut debootstrap = Command::new("debootstrap");
-        debootstrap.args(["--variant=minbase", &format!("--include={packages}"), SUITE]);
-        tools::run(debootstrap.arg(root).arg(mirror()))?;
-        if self.kind == Kind::Node {
-            add_node(tools, root)?;
+    /// Node or npm is not where it should be.
+    pub fn add_files(&self, tools: &Tools, root: &Path) -> Result<()> {
+        match self.kind {
+            Kind::Debian | Kind::Rust => Ok(()),
+            Kind::Node => add_node(tools, root),
         }
-        Ok(())
     }
+}
+
+/// Makes Debian's tree of files at `root`, which must not exist.
+///
+/// # Errors
+/// debootstrap failed, most likely for want of a network.
+pub fn make_debian(root: &Path) -> Result<()> {
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap.args(["--variant=minbase", "--include=ca-certificates", SUITE]);
+    tools::run(debootstrap.arg(root).arg(mirror()))
 }
 
 /// Node and npm, where the official image has them.

@@ -27,11 +27,31 @@ impl Bind {
     }
 }
 
-/// Mounts what follows `--` in threes (source, target, `ro` or `rw`), up to the next `--`; the rest is the command.
+/// The tree of files that is the command's root.
+#[derive(Debug, Clone, Copy)]
+pub enum Root<'a> {
+    /// This one, which the command changes.
+    Itself(&'a Path),
+    /// `below` as it is; what the command writes is kept in the folder `layer`, which is made if it is missing.
+    Layered { below: &'a Path, layer: &'a Path },
+}
+
+/// Where a layer keeps the files that were written.
+#[must_use]
+pub fn written(layer: &Path) -> PathBuf {
+    layer.join("written")
+}
+
+/// The first two arguments are the tree and the layer over it, or nothing. Then it mounts what follows `--` in threes (source, target, `ro` or `rw`), up to the next `--`; the rest is the command.
 /// `/proc` is that of this machine: a namespace of processes would hide the command from who supervises it.
 const SCRIPT: &str = r#"
-root=$1; shift
+root=$1 layer=$2; shift 2
 mount --make-rprivate /
+if [ -n "$layer" ]; then
+  mkdir -p "$layer/written" "$layer/work" "$layer/root"
+  mount -t overlay overlay -o "lowerdir=$root,upperdir=$layer/written,workdir=$layer/work" "$layer/root"
+  root=$layer/root
+fi
 mount --rbind --make-rslave /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/run"
@@ -50,14 +70,18 @@ exec chroot "$root" "$@"
 /// Its process id is that of `program` itself: every program on the way replaces itself by the next.
 #[must_use]
 pub fn command<S: AsRef<OsStr>>(
-    root: &Path,
+    root: Root<'_>,
     binds: &[Bind],
     env: &[(String, String)],
     workdir: &str,
     program: &[S],
 ) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--", "sh", "-euc", SCRIPT, "sh"]).arg(root);
+    let (below, layer) = match root {
+        Root::Itself(below) => (below, Path::new("")),
+        Root::Layered { below, layer } => (below, layer),
+    };
+    command.args(["--mount", "--", "sh", "-euc", SCRIPT, "sh"]).arg(below).arg(layer);
     for bind in binds {
         command.arg(&bind.source).arg(&bind.target).arg(if bind.writable { "rw" } else { "ro" });
     }
@@ -75,7 +99,7 @@ mod tests {
     #[test]
     fn nothing_but_what_is_given_reaches_the_command() {
         let command = command(
-            Path::new("/root-of-it"),
+            Root::Layered { below: Path::new("/root-of-it"), layer: Path::new("/layer") },
             &[Bind::read_only("/a", "/b"), Bind::writable("/c", "/d")],
             &[("A".into(), "1".into())],
             "/work",
@@ -84,7 +108,7 @@ mod tests {
         let arguments: Vec<_> = command.get_args().skip(6).map(|arg| arg.to_string_lossy()).collect();
         assert_eq!(
             arguments.join(" "),
-            "/root-of-it /a /b ro /c /d rw -- /usr/bin/env --ignore-environment --chdir=/work A=1 /bin/sh -c true"
+            "/root-of-it /layer /a /b ro /c /d rw -- /usr/bin/env --ignore-environment --chdir=/work A=1 /bin/sh -c true"
         );
     }
 }

@@ -11,9 +11,11 @@
 
 pub mod base;
 pub mod chroot;
+pub mod machine;
 pub mod recipe;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -24,13 +26,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ignore::WalkBuilder;
 use sha2::{Digest as _, Sha256};
 
-use self::base::BaseImage;
-use self::chroot::Bind;
+use self::base::{BaseImage, Kind};
+use self::chroot::{Bind, Root};
 use self::recipe::{Base, Recipe, Stage, Step};
 use crate::tools::{self, Tools, hex, progress};
 
 /// Changed whenever this module makes something else of the same recipe.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// What of this machine's environment a step needs to reach the registries.
 const NETWORK_VARIABLES: [&str; 6] =
@@ -64,17 +66,56 @@ pub struct Settings {
 pub struct Image {
     pub root: PathBuf,
     pub settings: Settings,
+    #[serde(skip)]
+    parts: Vec<Part>,
+}
+
+/// How much of an image is due to what.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Size {
+    pub part: String,
+    pub bytes: u64,
 }
 
 impl Image {
-    /// The command that starts the image's entry point, as a machine does. `env` comes on top of the image's own.
+    /// The command that starts the image's entry point, as a machine does. `env` comes on top of the image's own;
+    /// what is written beside the binds goes below `layer` ([`chroot::written`]), and the image stays as it is.
     #[must_use]
-    pub fn start(&self, binds: &[Bind], env: &[(String, String)]) -> Command {
+    pub fn start(&self, layer: &Path, binds: &[Bind], env: &[(String, String)]) -> Command {
         let mut all = self.settings.env.clone();
         for (name, value) in env {
             set(&mut all, name, value);
         }
-        chroot::command(&self.root, binds, &all, &self.settings.workdir, &self.settings.entrypoint)
+        self.run(layer, binds, &all, &self.settings.entrypoint)
+    }
+
+    /// As [`Self::start`], for another program, with nothing but `env` in its environment.
+    #[must_use]
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        layer: &Path,
+        binds: &[Bind],
+        env: &[(String, String)],
+        program: &[S],
+    ) -> Command {
+        let root = Root::Layered { below: &self.root, layer };
+        chroot::command(root, binds, env, &self.settings.workdir, program)
+    }
+
+    /// The bytes of the files that each part adds.
+    ///
+    /// # Errors
+    /// A file cannot be looked at.
+    pub fn sizes(&self) -> Result<Vec<Size>> {
+        let mut below = 0;
+        let mut sizes = Vec::new();
+        for part in &self.parts {
+            let all = bytes_below(&part.root)?;
+            // A part may also remove something.
+            sizes.push(Size { part: part.name.clone(), bytes: all.saturating_sub(below) });
+            below = all;
+        }
+        Ok(sizes)
     }
 }
 
@@ -83,9 +124,8 @@ impl Image {
 /// # Errors
 /// The step that failed, with the end of what it printed.
 pub fn build(tools: &Tools) -> Result<Image> {
-    let path = tools.repository().join("Dockerfile.fly");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let recipe = Recipe::parse(&text).with_context(|| format!("in {}", path.display()))?;
+    must_be_root()?;
+    let recipe = recipe(tools)?;
     let store = Store::open(tools.dir().join("image"))?;
     let _one_at_a_time = store.lock()?;
     let builder = Builder { tools, store: &store };
@@ -98,9 +138,31 @@ pub fn build(tools: &Tools) -> Result<Image> {
         made.push(builder.stage(stage, &made).with_context(|| format!("stage {title}"))?);
     }
     let last = made.last().context("the recipe has no stage")?;
-    let image = Image { root: last.root.clone(), settings: last.settings.clone() };
+    let image = Image { root: last.root.clone(), settings: last.settings.clone(), parts: last.parts.clone() };
     store.sweep(&made.iter().flat_map(|made| made.trees.iter().cloned()).collect())?;
     Ok(image)
+}
+
+/// What `Dockerfile.fly` says.
+///
+/// # Errors
+/// It cannot be read, or holds what is not known.
+pub fn recipe(tools: &Tools) -> Result<Recipe> {
+    let path = tools.repository().join("Dockerfile.fly");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Recipe::parse(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Whether this process can make and start images.
+///
+/// # Errors
+/// One sentence: it is not root.
+pub fn must_be_root() -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "The image is made and started with chroot and mounts, for which this command must be run as root."
+    );
+    Ok(())
 }
 
 /// A stage that is there.
@@ -111,6 +173,14 @@ struct Made {
     base: BaseImage,
     /// The trees that it consists of, for the sweep.
     trees: Vec<String>,
+    /// What it was made of, the base first and itself last: each is a copy of the one before it, and more.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    name: String,
+    root: PathBuf,
 }
 
 struct Builder<'a> {
@@ -120,19 +190,19 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn stage(&self, stage: &Stage, earlier: &[Made]) -> Result<Made> {
-        let (base, base_key, mut settings, base_tree) = match &stage.base {
+        let mut parts = Vec::new();
+        let (base, base_key, mut settings, mut trees) = match &stage.base {
             Base::Stage(index) => {
                 let made = earlier.get(*index).context("a stage refers to a later one")?;
-                (made.base.clone(), made.key.clone(), made.settings.clone(), None)
+                parts.clone_from(&made.parts);
+                (made.base.clone(), made.key.clone(), made.settings.clone(), Vec::new())
             }
             Base::Image(name) => {
                 let base = BaseImage::named(name, self.tools)?;
-                let key = self.store.tree(&format!("base {base:?}"), |root| {
-                    progress(&format!("  making the base {name}"));
-                    base.make(self.tools, root)
-                })?;
                 let settings = Settings { env: base.env(), workdir: "/".to_owned(), ..Settings::default() };
-                (base, key.clone(), settings, Some(key))
+                let (debian, key) = self.base(name, &base, &settings)?;
+                parts.push(Part { name: name.clone(), root: self.store.path(&key) });
+                (base, key.clone(), settings, vec![debian, key])
             }
         };
         let mut inputs = format!("{base_key}\n");
@@ -147,7 +217,7 @@ impl Builder<'_> {
         }
         let key = self.store.tree(&inputs, |root| {
             let from = self.store.path(&base_key);
-            tools::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(root))?;
+            copy_tree(&from, root)?;
             let mut settings = settings.clone();
             for step in &stage.steps {
                 self.perform(step, root, &base, &settings, earlier)?;
@@ -156,8 +226,33 @@ impl Builder<'_> {
             Ok(())
         })?;
         stage.steps.iter().for_each(|step| apply(step, &mut settings));
-        let trees = base_tree.into_iter().chain([key.clone()]).collect();
-        Ok(Made { root: self.store.path(&key), key, settings, base, trees })
+        trees.push(key.clone());
+        let root = self.store.path(&key);
+        parts.push(Part {
+            name: stage.name.clone().unwrap_or_else(|| "image".to_owned()),
+            root: root.clone(),
+        });
+        Ok(Made { root, key, settings, base, trees, parts })
+    }
+
+    /// The keys of Debian's tree and of the base's own, which are the same for Debian itself.
+    fn base(&self, name: &str, base: &BaseImage, settings: &Settings) -> Result<(String, String)> {
+        let debian = self.store.tree("base debian", |root| {
+            progress("  making a Debian");
+            base::make_debian(root)
+        })?;
+        if base.kind == Kind::Debian {
+            return Ok((debian.clone(), debian));
+        }
+        let key = self.store.tree(&format!("base {base:?}\n{debian}"), |root| {
+            progress(&format!("  making {name} from Debian"));
+            copy_tree(&self.store.path(&debian), root)?;
+            if let Some(command) = base.packages() {
+                self.run(command, &[], root, base, settings)?;
+            }
+            base.add_files(self.tools, root)
+        })?;
+        Ok((debian, key))
     }
 
     fn perform(
@@ -172,33 +267,7 @@ impl Builder<'_> {
             Step::Run { command, caches } => {
                 let started = Instant::now();
                 progress(&format!("  RUN {}", shortened(command)));
-                let mut binds = base.binds()?;
-                binds.extend(
-                    NETWORK_FILES
-                        .iter()
-                        .filter(|file| Path::new(file).exists())
-                        .map(|file| Bind::read_only(file, file)),
-                );
-                for target in caches {
-                    binds.push(Bind::writable(self.store.cache(target)?, target));
-                }
-                let mut env = settings.env.clone();
-                if Path::new(CERTIFICATES).exists() {
-                    binds.push(Bind::read_only(CERTIFICATES, CERTIFICATES_INSIDE));
-                    CERTIFICATE_VARIABLES.iter().for_each(|name| set(&mut env, name, CERTIFICATES_INSIDE));
-                }
-                for name in NETWORK_VARIABLES {
-                    if let Some(value) = variable(name) {
-                        set(&mut env, name, &value);
-                    }
-                }
-                tools::run(&mut chroot::command(
-                    root,
-                    &binds,
-                    &env,
-                    &settings.workdir,
-                    &["/bin/sh", "-c", command],
-                ))?;
+                self.run(command, caches, root, base, settings)?;
                 progress(&format!("  … took {} s", started.elapsed().as_secs()));
             }
             Step::Copy { from, sources, to } => {
@@ -221,6 +290,35 @@ impl Builder<'_> {
             | Step::Label { .. } => {}
         }
         Ok(())
+    }
+
+    /// Runs a command line inside, with this machine's way to the registries.
+    fn run(
+        &self,
+        command: &str,
+        caches: &[String],
+        root: &Path,
+        base: &BaseImage,
+        settings: &Settings,
+    ) -> Result<()> {
+        let mut binds = base.binds()?;
+        let files = NETWORK_FILES.iter().filter(|file| Path::new(file).exists());
+        binds.extend(files.map(|file| Bind::read_only(file, file)));
+        for target in caches {
+            binds.push(Bind::writable(self.store.cache(target)?, target));
+        }
+        let mut env = settings.env.clone();
+        if Path::new(CERTIFICATES).exists() {
+            binds.push(Bind::read_only(CERTIFICATES, CERTIFICATES_INSIDE));
+            CERTIFICATE_VARIABLES.iter().for_each(|name| set(&mut env, name, CERTIFICATES_INSIDE));
+        }
+        for name in NETWORK_VARIABLES {
+            if let Some(value) = variable(name) {
+                set(&mut env, name, &value);
+            }
+        }
+        let shell = ["/bin/sh", "-c", command];
+        tools::run(&mut chroot::command(Root::Itself(root), &binds, &env, &settings.workdir, &shell))
     }
 
     /// Files of the repository below `source` that `.dockerignore` leaves in, in a fixed order.
@@ -278,6 +376,18 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// The lengths of all files, without what folders and links take.
+fn bytes_below(root: &Path) -> Result<u64> {
+    let mut bytes = 0_u64;
+    for entry in WalkBuilder::new(root).standard_filters(false).build() {
+        let meta = entry?.metadata()?;
+        if meta.is_file() {
+            bytes = bytes.saturating_add(meta.len());
+        }
+    }
+    Ok(bytes)
 }
 
 fn file_target(file: &Path, to: &Path) -> Result<PathBuf> {

@@ -51,7 +51,12 @@ impl Machine {
             data_dir: path("data"),
             state_dir: path("data/clawdbot"),
             workspace_dir: path("data/workspace"),
-            program: Program { node: tools.node(), entry: tools.agent_entry(), heap_mb: None },
+            program: Program {
+                node: tools.node(),
+                entry: tools.agent_entry(),
+                heap_mb: None,
+                compile_cache: None,
+            },
             // Tests lay things onto it before its first start.
             volume: VolumeSettings { must_be_mounted: false, adopt: Some(user) },
             image_dir: path("image"),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -19,7 +20,7 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    pub(crate) async fn connect(url: &str, token: Option<&str>) -> Self {
+    pub(crate) async fn connect(url: impl IntoClientRequest + Unpin, token: Option<&str>) -> Self {
         let (socket, _) = connect_async(url).await.unwrap();
         let mut chat = Self { socket, next_id: 0 };
         let challenge = chat.next().await;

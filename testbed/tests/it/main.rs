@@ -16,6 +16,7 @@ mod contract;
 mod deploy;
 mod flips;
 mod history;
+mod image;
 mod memory;
 mod outages;
 mod panics;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use testbed::tools::{Need, Tools};
-use testbed::{bench, edge_build};
+use testbed::{bench, edge_build, image};
 
 use crate::{print_line, runtime};
 
@@ -20,6 +20,8 @@ pub(crate) enum Name {
     Ws,
     /// Thousands of sign-ups at once, on a virtual clock: time, calls and refusals in both layouts.
     Provision,
+    /// An agent's start as the image configures it against its defaults: CPU and memory until ready. Needs root.
+    Boot,
 }
 
 /// Runs the benchmark, and what it needs before. `users` is for [`Name::Provision`], `rounds` for the others.
@@ -31,6 +33,7 @@ pub(crate) fn run(tools: &Tools, name: Name, rounds: Option<usize>, users: usize
         Name::Files => files(tools, &dir, rounds.unwrap_or(bench::files::ROUNDS), json),
         Name::Ws => ws(tools, &dir, rounds.unwrap_or(bench::ws::ROUNDS), json),
         Name::Provision => provision(users, json),
+        Name::Boot => boot(tools, &dir, rounds.unwrap_or(bench::boot::ROUNDS), json),
     };
     // Gigabytes, so also after a failure.
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -63,5 +66,13 @@ fn ws(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
 
 fn provision(users: usize, json: bool) -> Result<String> {
     let report = bench::provision::run_all(users)?;
+    Ok(if json { serde_json::to_string(&report)? } else { report.table() })
+}
+
+fn boot(tools: &Tools, dir: &Path, rounds: usize, json: bool) -> Result<String> {
+    image::must_be_root()?;
+    tools.install(Need::Image)?;
+    let image = image::build(tools)?;
+    let report = runtime()?.block_on(bench::boot::run_all(&image, dir, rounds))?;
     Ok(if json { serde_json::to_string(&report)? } else { report.table() })
 }

@@ -97,7 +97,7 @@ enum Command {
     ///
     /// Needs root, for chroot and mounts. Stages that did not change are not made again.
     Image {
-        /// Print the folder and the image's settings as JSON.
+        /// Print the folder, the settings and the sizes of the parts as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -148,11 +148,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
             edge_build::build(&tools)?;
         }
         Command::Image { json } => {
+            testbed::image::must_be_root()?;
             tools.install(Need::Image)?;
             let image = testbed::image::build(&tools)?;
+            let sizes = image.sizes()?;
             if json {
-                print_line(&serde_json::to_string(&image)?);
+                let image =
+                    serde_json::json!({"root": image.root, "settings": image.settings, "sizes": sizes});
+                print_line(&image.to_string());
             } else {
+                for size in sizes {
+                    print_line(&format!("{:>6} MB  {}", size.bytes / 1_000_000, size.part));
+                }
                 print_line(&image.root.display().to_string());
             }
         }
