@@ -9,11 +9,14 @@
 )]
 
 mod access;
+mod always_on;
 mod boot;
 mod browser;
+mod canary;
 mod chat;
 mod contract;
 mod deploy;
+mod drain;
 mod flips;
 mod history;
 mod memory;
@@ -23,6 +26,8 @@ mod routing;
 mod standins;
 mod supervision;
 mod support;
+mod traps;
 mod up;
+mod whole;
 mod ws;
 mod ws_agent;
