@@ -122,7 +122,10 @@ impl Chat {
             match payload["state"].as_str() {
                 Some("delta") => deltas += 1,
                 _ => {
-                    return Ok((payload["message"]["content"][0]["text"].as_str().map(str::to_owned), deltas));
+                    return Ok((
+                        payload["message"]["content"][0]["text"].as_str().map(str::to_owned),
+                        deltas,
+                    ));
                 }
             }
         }

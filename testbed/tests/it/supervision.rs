@@ -11,8 +11,9 @@ use crate::chat::Chat;
 use crate::support::eventually_within;
 use crate::whole::{AGAIN, Bed, is_alive, kill};
 
-/// Kills the agent and the sidecar by turns, each time in the middle of a run. Returns how long each was away.
-async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
+/// Kills the agent and the sidecar by turns, each time in the middle of a run. Returns how long each was away, and how
+/// often clients were told what: by whether it was the agent, and the code of the close.
+async fn kills(user: &str, rounds: usize) -> (Vec<Duration>, BTreeMap<(bool, Option<u16>), u32>) {
     let mut bed = Bed::start(user).await;
     let mut again = Vec::new();
     let mut expect = Vec::new();
@@ -52,24 +53,22 @@ async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
             }
         }
         assert_eq!(next, None, "lost of {expect:?}: {history:?}");
-        println!("round {round}: there again after {:?}", again[round]);
     }
-    println!("closes (of the agent, code): {ends:?}");
     let mut chat = bed.chat().await;
     assert_eq!(chat.say("still there", "k-last").await.as_deref(), Some("You said: still there"));
     bed.system.stop().await.unwrap();
-    again
+    (again, ends)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_and_a_machine_that_are_killed_come_back_and_history_is_complete() {
-    println!("away for {:?}", kills("user_killed", 2).await);
+    println!("away for, closes: {:?}", kills("user_killed", 2).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour"]
 async fn a_hundred_kills_lose_no_line_and_leave_no_session_stuck() {
-    println!("away for {:?}", kills("user_killed_often", 100).await);
+    println!("away for, closes: {:?}", kills("user_killed_often", 100).await);
 }
 
 async fn process_gone(pid: &str) -> bool {
