@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
@@ -21,9 +20,10 @@ use sidecar::config::Config;
 use sidecar::epoch::Arbiter;
 use sidecar::files::Files;
 use sidecar::files::serve_tus::Uploads;
+use sidecar::routes::direct::Routes;
+use sidecar::server::Answers as _;
 use sidecar::state::{App, Parts};
 use sidecar::{readiness, routes, stop};
-use tower::ServiceExt;
 
 const USER: &str = "user_fuzz";
 
@@ -34,7 +34,7 @@ const PREFIX: &str = "sidecar-fuzz-";
 /// The sidecar's routes over a workspace in memory.
 struct Service {
     runtime: tokio::runtime::Runtime,
-    routes: Router,
+    routes: Routes,
     ticket: String,
     workspace: PathBuf,
     /// Routes stop answering for the agent once it is dropped; uploads do not mind.
@@ -128,7 +128,7 @@ impl Service {
             .body(Body::from_stream(futures_util::stream::iter(pieces)))
             .unwrap();
         let (status, body) = self.runtime.block_on(async {
-            let answer = self.routes.clone().oneshot(request).await.unwrap();
+            let answer = self.routes.clone().answer(request).await;
             (answer.status().as_u16(), answer.into_body().collect().await.unwrap().to_bytes())
         });
         let body: Value = serde_json::from_slice(&body).unwrap();

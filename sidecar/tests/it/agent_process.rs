@@ -132,7 +132,7 @@ async fn a_restart_that_is_asked_for_is_limited_and_kills_what_does_not_listen()
 
 /// Trap 8 of the agent: a wrapper, or a child in a session of its own, outlives a kill of its parent.
 #[tokio::test]
-async fn trap_8_no_orphan_keeps_the_port_whatever_session_it_has_moved_to() {
+async fn trap_08_no_orphan_keeps_the_port_whatever_session_it_has_moved_to() {
     let script = "
         setsid sh -c 'echo $$ >> orphans; sleep 1000 & echo $! >> orphans; wait' &
         (setsid sleep 1001 & echo $! >> orphans)
@@ -192,7 +192,7 @@ async fn the_agent_does_not_outlive_a_sidecar_that_is_killed() {
 
 /// Trap 7 of the agent: its page answers 200 to anything, which says nothing about its gateway.
 #[tokio::test]
-async fn trap_7_a_page_with_200_is_not_readiness() {
+async fn trap_07_a_page_with_200_is_not_readiness() {
     use tokio::io::AsyncWriteExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

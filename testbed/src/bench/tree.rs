@@ -102,6 +102,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "polls a process, with a deadline, in a test without a runtime"
+    )]
     fn the_work_of_a_child_counts() {
         let script = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; read -r _";
         let mut shell = std::process::Command::new("sh")

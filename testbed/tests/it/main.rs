@@ -9,11 +9,14 @@
 )]
 
 mod access;
+mod always_on;
 mod boot;
 mod browser;
+mod canary;
 mod chat;
 mod contract;
 mod deploy;
+mod drain;
 mod flips;
 mod history;
 mod image;
@@ -24,6 +27,8 @@ mod routing;
 mod standins;
 mod supervision;
 mod support;
+mod traps;
 mod up;
+mod whole;
 mod ws;
 mod ws_agent;

@@ -339,10 +339,10 @@ async fn legacy_hibernates_and_wakes_with_its_history() {
     legacy.set_sleep_after(None);
     let (end, stopped) = tokio::join!(chat.end(), legacy.stop_container(&ann));
     stopped.unwrap();
-    assert_eq!(end.unwrap().code, CloseCode::Restart);
+    assert_eq!(end.code(), Some(CloseCode::Restart.into()));
     let chat = Chat::connect(&format!("{ws}/ws?{}", signed(&ann)), None).await;
     legacy.kill_container(&ann).await.unwrap();
-    assert_eq!(chat.end().await.unwrap().code, CloseCode::Error);
+    assert_eq!(chat.end().await.code(), Some(CloseCode::Error.into()));
     assert_eq!(get(&format!("{base}/api/keepalive?{}", signed(&ann))).await.status, 200);
 
     let before = Instant::now();

@@ -1,128 +1,23 @@
 //! The machine with the real agent: it dies, hangs, dislikes its configuration, is stopped; and what a user sees.
 //! The tests whose names begin with `trap` are the traps of the agent's own behaviour.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use shared::id::Generation;
-use shared::key::SigningKeys;
-use testbed::system::{MODEL_KEY, System};
+use serde_json::json;
 
-use crate::chat::{Chat, MAIN};
-use crate::support::{eventually_within, system};
+use crate::chat::Chat;
+use crate::support::eventually_within;
+use crate::whole::{AGAIN, Bed, is_alive, kill};
 
-/// For the agent to be there again, or to fail three times: some 3 s of CPU each, on a machine that others use too.
-const AGAIN: Duration = Duration::from_secs(120);
-
-/// What a chat says, to be looked for where it must not be.
-const CANARY: &str = "canary-in-the-chat";
-
-struct Bed {
-    system: System,
-    http: reqwest::Client,
-    _dir: tempfile::TempDir,
-}
-
-impl Bed {
-    /// A whole system, whose user is on the machine.
-    async fn start(user: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let system = system(dir.path(), user).await;
-        system.change_policy(json!({"default": "fly"})).await.unwrap();
-        let bed = Self { system, http: reqwest::Client::new(), _dir: dir };
-        eventually_within(AGAIN, "requests go to the machine", async || {
-            bed.status().await["agent"].is_object()
-        })
-        .await;
-        bed
-    }
-
-    fn url(&self, path: &str, more: &str) -> String {
-        let signed = self.system.signed_url(&self.system.user);
-        format!("{}{path}?{}{more}", self.system.edge.url(), signed.split_once('?').unwrap().1)
-    }
-
-    async fn get(&self, path: &str, more: &str) -> (u16, String) {
-        let answer = self.http.get(self.url(path, more)).send().await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
-    }
-
-    async fn status(&self) -> Value {
-        let (status, text) = self.get("/api/status", "").await;
-        assert_eq!(status, 200, "{text}");
-        serde_json::from_str(&text).unwrap()
-    }
-
-    async fn restart_agent(&self) -> u16 {
-        self.http.post(self.url("/api/agent/restart", "")).body("").send().await.unwrap().status().as_u16()
-    }
-
-    /// Returns the status once it is as `expected` says.
-    async fn when(&self, what: &str, expected: impl Fn(&Value) -> bool) -> Value {
-        eventually_within(AGAIN, what, async || expected(&self.status().await)).await;
-        self.status().await
-    }
-
-    async fn pid(&self) -> String {
-        let status =
-            self.when("it runs", |s| s["status"] == "running" && s["agent"]["state"] == "running").await;
-        status["processId"].as_str().unwrap().to_owned()
-    }
-
-    async fn chat(&self) -> Chat {
-        Chat::connect(&self.url("/ws", "").replace("http://", "ws://"), None).await
-    }
-
-    /// What people and the agent have said, in order.
-    async fn history(&self) -> Vec<String> {
-        let (status, text) = self.get("/ws/api/history", &format!("&sessionKey={MAIN}&limit=200")).await;
-        assert_eq!(status, 200, "{text}");
-        let history: Value = serde_json::from_str(&text).unwrap();
-        let messages = history["messages"].as_array().unwrap_or_else(|| panic!("{text}"));
-        // Below a line of a person's the agent notes its id.
-        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
-        messages.iter().map(|message| first_line(text_of(&message["content"]))).collect()
-    }
-
-    fn agent_config(&self) -> std::path::PathBuf {
-        self.system.machine.state_dir().join("clawdbot.json")
-    }
-
-    /// Changes the agent's configuration as an editor would that writes beside it and renames.
-    fn change_config(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.agent_config();
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut config);
-        let beside = path.with_extension("new");
-        fs::write(&beside, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
-        fs::rename(beside, path).unwrap();
-    }
-
-    fn gateway_token(&self) -> String {
-        let keys = SigningKeys::new(self.system.secrets.signing.clone(), None);
-        keys.machine_key(&self.system.user, Generation(1)).gateway_token().expose().to_owned()
-    }
-}
-
-fn text_of(content: &Value) -> String {
-    content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default().to_owned()
-}
-
-fn kill(signal: &str, pid: &str) {
-    assert!(std::process::Command::new("kill").args([signal, pid]).status().unwrap().success());
-}
-
-fn is_alive(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
-}
-
-/// Kills the agent and the sidecar by turns, each time in the middle of a run. Returns how long each was away.
-async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
+/// Kills the agent and the sidecar by turns, each time in the middle of a run. Returns how long each was away, and how
+/// often clients were told what: by whether it was the agent, and the code of the close.
+async fn kills(user: &str, rounds: usize) -> (Vec<Duration>, BTreeMap<(bool, Option<u16>), u32>) {
     let mut bed = Bed::start(user).await;
     let mut again = Vec::new();
     let mut expect = Vec::new();
+    let mut ends: BTreeMap<(bool, Option<u16>), u32> = BTreeMap::new();
     for round in 0..rounds {
         let mut chat = bed.chat().await;
         let text = format!("round {round}");
@@ -139,9 +34,12 @@ async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
             assert!(!is_alive(&before) || process_gone(&before).await, "the agent goes with its sidecar");
             bed.system.machine.start_again().await.unwrap();
         }
-        if let Some(close) = chat.end().await {
-            assert!([1001, 1011, 1012].contains(&u16::from(close.code)), "{close:?}");
+        // The sidecar outlives the agent and says so to its clients. It cannot when it dies itself.
+        let end = chat.end().await;
+        if round % 2 == 0 {
+            assert!(end.announced && end.code() == Some(1012), "round {round}: {end:?}");
         }
+        ends.entry((round % 2 == 0, end.code())).and_modify(|count| *count += 1).or_insert(1);
         bed.when("it is another one", |s| s["processId"].as_str().is_some_and(|now| now != before)).await;
         bed.pid().await;
         again.push(killed.elapsed());
@@ -159,18 +57,18 @@ async fn kills(user: &str, rounds: usize) -> Vec<Duration> {
     let mut chat = bed.chat().await;
     assert_eq!(chat.say("still there", "k-last").await.as_deref(), Some("You said: still there"));
     bed.system.stop().await.unwrap();
-    again
+    (again, ends)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_and_a_machine_that_are_killed_come_back_and_history_is_complete() {
-    println!("away for {:?}", kills("user_killed", 2).await);
+    println!("away for, closes: {:?}", kills("user_killed", 2).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour"]
 async fn a_hundred_kills_lose_no_line_and_leave_no_session_stuck() {
-    println!("away for {:?}", kills("user_killed_often", 100).await);
+    println!("away for, closes: {:?}", kills("user_killed_often", 100).await);
 }
 
 async fn process_gone(pid: &str) -> bool {
@@ -207,7 +105,7 @@ async fn a_gateway_change_with_a_stuck_client_is_exit_0_and_the_agent_comes_back
     let before = bed.pid().await;
     // Once it has said hello, nobody reads from it or answers for it.
     let agent = format!("ws://{}/", bed.system.machine.agent_addr());
-    let stuck = Chat::connect(&agent, Some(&bed.gateway_token())).await;
+    let stuck = Chat::connect(&agent, Some(bed.gateway_token().expose())).await;
 
     bed.change_config(|config| {
         config["gateway"]["trustedProxies"] = json!(["127.0.0.1", "::1", "127.0.0.9"]);
@@ -236,7 +134,7 @@ async fn an_agent_whose_event_loop_stands_still_is_killed_and_comes_back() {
 /// Trap 2: a run leaves its lock behind even when the agent ends in order, and a lock whose process id is alive
 /// again holds up every message for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_2_a_lock_that_a_run_left_behind_stops_no_message_after_a_restart() {
+async fn trap_02_a_lock_that_a_run_left_behind_stops_no_message_after_a_restart() {
     let mut bed = Bed::start("user_locked").await;
     let mut chat = bed.chat().await;
     chat.say("before", "k-before").await;
@@ -280,8 +178,7 @@ async fn a_machine_that_is_stopped_ends_in_order_and_goes_on_where_it_was() {
     assert_eq!(bed.system.machine.shut_down().await.unwrap(), Some(0));
     println!("drained in {} ms", told.elapsed().as_millis());
     assert!(!is_alive(&agent));
-    let close = chat.end().await.expect("a close frame");
-    assert_eq!(u16::from(close.code), 1012);
+    assert_eq!(chat.end().await.code(), Some(1012));
     let log = fs::read_to_string(bed.system.machine.log()).unwrap();
     let stopped = log.lines().find(|line| line.contains(r#""message":"stopped""#)).expect("it says so");
     assert!(stopped.contains(r#""safe":true"#), "{stopped}");
@@ -293,72 +190,4 @@ async fn a_machine_that_is_stopped_ends_in_order_and_goes_on_where_it_was() {
         (0..3).flat_map(|n| [format!("line {n}"), format!("You said: line {n}")]).collect();
     assert_eq!(history, expect);
     bed.system.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_secret_no_signature_and_no_chat_is_in_any_log_or_metric_of_a_run() {
-    let bed = Bed::start("user_canary").await;
-    let mut chat = bed.chat().await;
-    chat.say(CANARY, "k-canary").await;
-    let send = json!({"message": CANARY, "sessionKey": "main"});
-    let sent = bed.http.post(bed.url("/api/chat/send", "")).json(&send).send().await.unwrap();
-    assert_eq!(sent.status(), 200);
-    bed.get("/ws/api/history", "").await;
-    bed.get("/api/history/search", &format!("&q={CANARY}")).await;
-    bed.get("/api/files/nothing-there", "&path=/root/clawd/none").await;
-    let pid = bed.pid().await;
-    kill("-KILL", &pid);
-    bed.when("it is another one", |s| s["processId"].as_str().is_some_and(|now| now != pid)).await;
-    bed.pid().await;
-    let metrics = bed.http.get(format!("{}/metrics", bed.system.machine.admin_url())).send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
-    for name in ["sidecar_requests_total{", "sidecar_agent_exits_total{", "sidecar_volume_free_bytes "] {
-        assert!(metrics.contains(name), "{name} in {metrics}");
-    }
-
-    let signed = bed.url("/", "");
-    let signature = signed.split_once("sig=").unwrap().1.to_owned();
-    let keys = SigningKeys::new(bed.system.secrets.signing.clone(), None);
-    let machine_key = keys.machine_key(&bed.system.user, Generation(1)).expose();
-    let secrets = [
-        bed.system.secrets.signing.expose().to_owned(),
-        bed.system.secrets.admin.expose().to_owned(),
-        machine_key.clone(),
-        bed.gateway_token(),
-        MODEL_KEY.to_owned(),
-        signature,
-        "v1~fly~".to_owned(),
-    ];
-    let data = bed.system.machine.data().to_owned();
-    let agent_log = fs::read_to_string(data.join(".automna/agent.log")).unwrap();
-    let sidecar_log = bed.system.machine.log().to_owned();
-    let edge_logs = logs_below(&sidecar_log.parent().unwrap().parent().unwrap().join("edge"));
-    bed.system.stop().await.unwrap();
-    let sidecar_log = fs::read_to_string(sidecar_log).unwrap();
-    assert!(sidecar_log.contains("agent ended") && agent_log.contains("listening on ws://"), "{sidecar_log}");
-    for (name, text) in
-        [("the sidecar's log", &sidecar_log), ("the metrics", &metrics), ("the edge's logs", &edge_logs)]
-    {
-        assert!(!text.contains(CANARY), "chat in {name}");
-    }
-    for (name, text) in [
-        ("the sidecar's log", &sidecar_log),
-        ("the metrics", &metrics),
-        ("the edge's logs", &edge_logs),
-        ("the agent's log", &agent_log),
-    ] {
-        for (n, secret) in secrets.iter().enumerate() {
-            assert!(!text.contains(secret.as_str()), "secret {n} in {name}");
-        }
-    }
-    assert!(!metrics.contains("user_canary"), "{metrics}");
-}
-
-/// All files below a folder that are named like logs, one after the other.
-fn logs_below(dir: &std::path::Path) -> String {
-    let entries = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
-    let logs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
-    let logs: Vec<_> = logs.map(|path| fs::read_to_string(path).unwrap()).collect();
-    assert!(!logs.is_empty(), "no log in {}", dir.display());
-    logs.concat()
 }
