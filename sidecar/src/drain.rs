@@ -2,10 +2,11 @@
 //!
 //! 1. No new writes and no new sockets: 503 with `Retry-After`. Open sockets are closed with 1012. Reads go on.
 //! 2. Writes under way finish.
-//! 3. The agent ends: SIGTERM, 6 s, SIGKILL. From here on nobody writes to the volume.
-//! 4. What was written is made durable.
-//! 5. The hook of the data plane: its last copy away from this machine.
-//! 6. Listeners close; what is still connected finishes.
+//! 3. Runs of the agent finish, so that messages which it has acknowledged are written down ([`runs`]).
+//! 4. The agent ends: SIGTERM, 6 s, SIGKILL. From here on nobody writes to the volume.
+//! 5. What was written is made durable.
+//! 6. The hook of the data plane: its last copy away from this machine.
+//! 7. Listeners close; what is still connected finishes.
 //!
 //! A step that takes too long, or fails, does not keep the next one from happening: each later step can still
 //! save something. The outcome says so, and the exit code with it.
@@ -15,10 +16,16 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::agent::supervisor;
+use crate::agent::{runs, supervisor};
 
 /// For writes under way. An upload that is still going on can be resumed.
 pub const WRITES_LIMIT: Duration = Duration::from_secs(5);
+
+/// For runs of the agent. Most answers are there by then; one that is not is cut off, as by any restart.
+pub const RUNS_LIMIT: Duration = Duration::from_secs(8);
+
+const _: () =
+    assert!(runs::QUIET.as_secs() < RUNS_LIMIT.as_secs(), "a quiet agent must not be waited for in vain");
 
 /// For the agent. The supervisor itself ends within its own limit; this is the net below it.
 pub const AGENT_LIMIT: Duration = Duration::from_secs(supervisor::STOP_LIMIT.as_secs() + 1);
@@ -35,6 +42,7 @@ pub const CLIENTS_LIMIT: Duration = Duration::from_secs(5);
 /// All of it. The platform's `kill_timeout` must be longer.
 pub const BUDGET: Duration = Duration::from_secs(
     WRITES_LIMIT.as_secs()
+        + RUNS_LIMIT.as_secs()
         + AGENT_LIMIT.as_secs()
         + SYNC_LIMIT.as_secs()
         + LAST_SYNC_LIMIT.as_secs()
@@ -74,6 +82,9 @@ impl LastSync for NoDataPlane {
 pub trait Steps: Send + Sync {
     fn refuse_writes_and_tell_clients(&self);
     fn writes_done(&self) -> impl Future<Output = ()> + Send;
+    /// # Errors
+    /// It cannot be told whether there are any.
+    fn runs_done(&self) -> impl Future<Output = io::Result<()>> + Send;
     fn end_agent(&self) -> impl Future<Output = ()> + Send;
     /// # Errors
     /// The disk does not take it.
@@ -85,6 +96,7 @@ pub trait Steps: Send + Sync {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub writes_cut: bool,
+    pub runs_cut: bool,
     pub agent_left: bool,
     pub not_durable: bool,
     pub not_copied: bool,
@@ -106,6 +118,17 @@ pub async fn run(steps: &impl Steps, last_sync: &impl LastSync) -> Outcome {
     if timeout(WRITES_LIMIT, steps.writes_done()).await.is_err() {
         tracing::warn!("drain: writes were still under way after {} s", WRITES_LIMIT.as_secs());
         outcome.writes_cut = true;
+    }
+    match timeout(RUNS_LIMIT, steps.runs_done()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "drain: whether the agent is at work cannot be told: {error}");
+            outcome.runs_cut = true;
+        }
+        Err(_) => {
+            tracing::warn!("drain: the agent was still at work after {} s", RUNS_LIMIT.as_secs());
+            outcome.runs_cut = true;
+        }
     }
     if timeout(AGENT_LIMIT, steps.end_agent()).await.is_err() {
         tracing::error!("drain: the agent has not ended");
@@ -174,6 +197,9 @@ mod tests {
         async fn writes_done(&self) {
             self.call("writes").await.unwrap();
         }
+        async fn runs_done(&self) -> io::Result<()> {
+            self.call("runs").await.map_err(io::Error::other)
+        }
         async fn end_agent(&self) {
             self.call("agent").await.unwrap();
         }
@@ -191,23 +217,26 @@ mod tests {
         }
     }
 
-    const ORDER: [&str; 6] = ["refuse", "writes", "agent", "durable", "last sync", "clients"];
+    const ORDER: [&str; 7] = ["refuse", "writes", "runs", "agent", "durable", "last sync", "clients"];
 
     #[tokio::test(start_paused = true)]
     async fn the_order_holds_whatever_hangs_or_fails_and_the_budget_too() {
         let good = Outcome::default();
-        let rows: [(&'static [&'static str], &'static [&'static str], Outcome, bool); 7] = [
+        let rows: [(&'static [&'static str], &'static [&'static str], Outcome, bool); 9] = [
             (&[], &[], good, true),
             (&["writes"], &[], Outcome { writes_cut: true, ..good }, true),
+            (&["runs"], &[], Outcome { runs_cut: true, ..good }, true),
+            (&[], &["runs"], Outcome { runs_cut: true, ..good }, true),
             (&["agent"], &[], Outcome { agent_left: true, ..good }, false),
             (&["durable"], &["last sync"], Outcome { not_durable: true, not_copied: true, ..good }, false),
             (&[], &["durable"], Outcome { not_durable: true, ..good }, false),
             (&["clients"], &[], Outcome { clients_cut: true, ..good }, true),
             (
-                &["writes", "agent", "durable", "last sync", "clients"],
+                &["writes", "runs", "agent", "durable", "last sync", "clients"],
                 &[],
                 Outcome {
                     writes_cut: true,
+                    runs_cut: true,
                     agent_left: true,
                     not_durable: true,
                     not_copied: true,

@@ -16,10 +16,11 @@
 //!    1. New writes and new sockets are refused with 503 and `Retry-After`; open WebSockets are closed with 1012,
 //!       at the end of the frame that is under way. Reads are still answered.
 //!    2. Writes under way finish.
-//!    3. The agent is told to end, and killed if it has not after 6 s; with it, all that it had started.
-//!    4. The volume is made durable.
-//!    5. The data plane does its last copy.
-//!    6. No further connection is accepted; what is connected finishes.
+//!    3. Runs of the agent finish, within 8 s: what it has acknowledged is then written down.
+//!    4. The agent is told to end, and killed if it has not after 6 s; with it, all that it had started.
+//!    5. The volume is made durable.
+//!    6. The data plane does its last copy.
+//!    7. No further connection is accepted; what is connected finishes.
 //! 9. Exit code 0 if all that was acknowledged is safe, 74 if not.
 //!
 //! Without `AUTOMNA_AGENT_ENTRY` the agent runs elsewhere: steps 3 and 7 do not happen, and nobody ends it.
@@ -39,7 +40,8 @@ use sidecar::admin::Admin;
 use sidecar::agent::command::AgentCommand;
 use sidecar::agent::output::Output;
 use sidecar::agent::redact::Redactor;
-use sidecar::agent::{launch, supervisor};
+use sidecar::agent::status::Phase;
+use sidecar::agent::{launch, runs, supervisor};
 use sidecar::boot::{self, Fault, Prepared};
 use sidecar::config::Config;
 use sidecar::drain::{self, NoDataPlane, Outcome};
@@ -175,7 +177,7 @@ async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Re
     let (stopper, stop) = stop::channel();
     let agent = readiness::Agent { address: config.agent, token: config.identity.key.gateway_token() };
     let readiness = readiness::keep(agent, stop.clone());
-    let volume = config.data_dir.clone();
+    let (volume, agent_state) = (config.data_dir.clone(), config.agent_state_dir.clone());
     let (command, report) = prepared.map(|prepared| (prepared.command, prepared.report)).unzip();
     let supervisor =
         command.map(|command| supervise(&config, command, readiness.clone(), metrics.clone())).transpose()?;
@@ -210,7 +212,7 @@ async fn run(config: Config, prepared: Option<Prepared>, metrics: Metrics) -> Re
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
-    let steps = MachineStops { stopper, writes, supervisor, volume, slots };
+    let steps = MachineStops { stopper, writes, supervisor, agent_state, volume, slots };
     let outcome = drain::run(&steps, &NoDataPlane).await;
     tracing::info!(safe = outcome.is_safe(), ?outcome, "stopped");
     Ok(outcome)
@@ -244,6 +246,7 @@ struct MachineStops {
     stopper: Stopper,
     writes: Writes,
     supervisor: Option<supervisor::Handle>,
+    agent_state: PathBuf,
     volume: PathBuf,
     slots: Slots,
 }
@@ -255,6 +258,11 @@ impl drain::Steps for MachineStops {
 
     async fn writes_done(&self) {
         self.writes.done().await;
+    }
+
+    async fn runs_done(&self) -> io::Result<()> {
+        let Some(supervisor) = &self.supervisor else { return Ok(()) };
+        runs::done(&self.agent_state, || supervisor.status().state == Phase::Running).await
     }
 
     async fn end_agent(&self) {

@@ -9,7 +9,7 @@
 //! [status], for `/api/status`               [output]: its lines, without secrets ([redact])
 //! ```
 //!
-//! [`command`] says what is run; [`launch`] is the moment between our process and the agent's.
+//! [`runs`]: is it at work? [`command`] says what is run; [`launch`] is the moment between our process and the agent's.
 
 pub mod command;
 pub mod launch;
@@ -19,6 +19,7 @@ pub mod oom;
 pub mod output;
 pub mod process;
 pub mod redact;
+pub mod runs;
 pub mod status;
 pub mod supervision;
 pub mod supervisor;
