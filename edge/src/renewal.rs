@@ -8,6 +8,7 @@
 //! The object needs to remember one second per URL that it has renewed and that still holds: expiry is what tells
 //! them apart, and two chains that share one share the older beginning. That is at most [`URL_TTL_SECONDS`] rows.
 
+use serde::{Deserialize, Serialize};
 use shared::time::UnixSeconds;
 
 /// How long a URL holds that this edge signs, in seconds: what the contract's front end is used to.
@@ -17,7 +18,7 @@ pub const URL_TTL_SECONDS: u64 = 3600;
 pub const CHAIN_SECONDS: u64 = 24 * 3600;
 
 /// What a renewal comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renewed {
     /// Until when the URL holds: never less than the one that was shown.
     pub expires: UnixSeconds,
