@@ -417,7 +417,8 @@ mod tests {
     fn credentials() {
         let session = format!("Bearer {}", token("k1", "user_a"));
         let unknown = format!("Bearer {}", token("k2", "user_a"));
-        let rows: &[(Option<&str>, bool, bool, Result<&str, &str>)] = &[
+        type Row<'a> = (Option<&'a str>, bool, bool, Result<&'a str, &'a str>);
+        let rows: &[Row<'_>] = &[
             // header, Clerk configured, service configured, what follows
             (None, true, true, Err("missing_token")),
             (Some(""), true, true, Err("missing_token")),

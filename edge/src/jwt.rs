@@ -51,6 +51,8 @@ pub enum TokenError {
     Expired,
     #[error("The token is not valid yet")]
     NotYetValid,
+    #[error("The session has steps to finish first")]
+    Pending,
     #[error("The token's subject is no user")]
     Subject,
 }
@@ -71,6 +73,7 @@ impl TokenError {
             Self::AuthorizedParty => "token_party",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
+            Self::Pending => "token_pending",
             Self::Subject => "token_subject",
         }
     }
@@ -102,13 +105,16 @@ pub struct Claims {
     exp: u64,
     nbf: Option<u64>,
     iat: Option<u64>,
+    /// The session's status.
+    sts: Option<String>,
 }
 
 /// Whose tokens are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenPolicy {
     pub issuer: String,
-    /// Origins of which one has to be the token's `azp`. Empty: not looked at.
+    /// Origins of which one has to be the token's `azp`. Empty: not looked at. Clerk leaves the claim out for a
+    /// browser that hides its origin; such a token could be anybody's, so it is refused too.
     pub authorized_parties: Vec<String>,
 }
 
@@ -180,7 +186,7 @@ impl Unverified {
 /// Whom signed claims stand for now.
 ///
 /// # Errors
-/// The first check that fails: issuer, party, times, subject.
+/// The first check that fails: issuer, party, times, the session's status, subject.
 pub fn check(claims: &Claims, now: UnixMillis, policy: &TokenPolicy) -> Result<UserId, TokenError> {
     if claims.iss != policy.issuer {
         return Err(TokenError::Issuer);
@@ -196,6 +202,10 @@ pub fn check(claims: &Claims, now: UnixMillis, policy: &TokenPolicy) -> Result<U
     let latest = now.plus_ms(LEEWAY_MS).0;
     if [claims.nbf, claims.iat].into_iter().flatten().any(|from| ms(from) > latest) {
         return Err(TokenError::NotYetValid);
+    }
+    // Signed in, and with a task left that the application asks of its users: for Clerk that is signed out.
+    if claims.sts.as_deref() == Some("pending") {
+        return Err(TokenError::Pending);
     }
     claims.sub.parse().map_err(|_| TokenError::Subject)
 }
@@ -432,7 +442,7 @@ mod tests {
 
     #[test]
     fn claims_are_judged() {
-        use TokenError::{AuthorizedParty, Expired, InvalidClaims, Issuer, NotYetValid, Subject};
+        use TokenError::{AuthorizedParty, Expired, InvalidClaims, Issuer, NotYetValid, Pending, Subject};
         let ours: &[&str] = &["https://www.automna.ai", "https://automna.ai"];
         let leeway = LEEWAY_MS / 1000;
         let null = Value::Null;
@@ -461,6 +471,8 @@ mod tests {
             ("nbf", null.clone(), ours, None),
             ("iat", json!(NOW_S + leeway + 1), ours, Some(NotYetValid)),
             ("iat", null.clone(), ours, None),
+            ("sts", json!("active"), ours, None),
+            ("sts", json!("pending"), ours, Some(Pending)),
             ("sub", json!("user_B"), ours, None),
             ("sub", json!("sess_a"), ours, Some(Subject)),
             ("sub", json!("user_a/../b"), ours, Some(Subject)),

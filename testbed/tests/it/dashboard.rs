@@ -143,6 +143,7 @@ async fn wrong_and_foreign_tokens_are_refused_and_reach_nobody() {
         ("without an end", ours.token(&with(claims(USER), "exp", Value::Null)), "token_claims"),
         ("not yet valid", ours.token(&with(claims(USER), "nbf", json!(at + 600))), "token_not_yet_valid"),
         ("from the future", ours.token(&with(claims(USER), "iat", json!(at + 600))), "token_not_yet_valid"),
+        ("signed in by half", ours.token(&with(claims(USER), "sts", json!("pending"))), "token_pending"),
         ("no user", ours.token(&with(claims(USER), "sub", json!("org_1"))), "token_subject"),
         ("the service's, but for a letter", SERVICE.replace('t', "T"), "token_malformed"),
     ];
