@@ -17,6 +17,7 @@ use shared::key::SigningKeys;
 use shared::signed_url::{self, Presented, SignedQuery, VerifiedUser};
 use shared::time::{UnixMillis, UnixSeconds};
 
+use crate::access;
 use crate::config::DashboardAuth;
 use crate::error::EdgeError;
 use crate::forward::Proof;
@@ -75,11 +76,7 @@ pub enum Credential<'a> {
 /// # Errors
 /// 401 without a bearer, or with a token that is none; 503 if nothing is configured to judge it by.
 pub fn credential<'a>(auth: &'a DashboardAuth, header: Option<&str>) -> Result<Credential<'a>, EdgeError> {
-    let bearer = header.and_then(|header| header.split_once(' '));
-    let token = match bearer {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(EdgeError::NoToken),
-    };
+    let token = header.and_then(access::bearer).ok_or(EdgeError::NoToken)?;
     if auth.service.as_ref().is_some_and(|service| service.matches(token)) {
         return Ok(Credential::Service);
     }
