@@ -68,7 +68,7 @@ pub enum Credential<'a> {
     /// The dashboard's own server, which names the user whom it acts for.
     Service,
     /// A user's session, once the signature is found to fit the key.
-    Session { token: Unverified, key: &'a PublicKey, policy: &'a TokenPolicy },
+    Session { token: Box<Unverified>, key: &'a PublicKey, policy: &'a TokenPolicy },
 }
 
 /// Reads the `authorization` header.
@@ -83,7 +83,7 @@ pub fn credential<'a>(auth: &'a DashboardAuth, header: Option<&str>) -> Result<C
     let clerk = auth.clerk.as_ref().map_err(|missing| EdgeError::NotConfigured { missing })?;
     let token = jwt::parse(token).map_err(EdgeError::Token)?;
     let key = clerk.keys.get(token.kid()).ok_or(EdgeError::Token(jwt::TokenError::UnknownKey))?;
-    Ok(Credential::Session { token, key, policy: &clerk.policy })
+    Ok(Credential::Session { token: Box::new(token), key, policy: &clerk.policy })
 }
 
 /// The user whom the service acts for: the query's one `userId`.
@@ -465,7 +465,7 @@ mod tests {
             let Ok(Credential::Session { token, policy, .. }) = credential(&auth, Some(&header)) else {
                 panic!("no session");
             };
-            let got = session_caller(token, fits, policy, query, NOW);
+            let got = session_caller(*token, fits, policy, query, NOW);
             let got = got.map(|caller| caller.user().to_string()).map_err(|error| error.code());
             assert_eq!(got, expected.map(str::to_owned), "{fits} {query}");
         }

@@ -72,7 +72,7 @@ async fn authenticate(exchange: &Exchange<'_>) -> Result<Caller, Failure> {
         Credential::Service => Ok(dashboard::service_caller(query)?),
         Credential::Session { token, key, policy } => {
             let fits = verify::fits(&token, key).await?;
-            Ok(dashboard::session_caller(token, fits, policy, query, env::now())?)
+            Ok(dashboard::session_caller(*token, fits, policy, query, env::now())?)
         }
     }
 }
