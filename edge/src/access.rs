@@ -94,6 +94,13 @@ pub fn authenticate(
     Ok(Access { verified, proof: Proof::Cookie { signed_query: query.to_query() } })
 }
 
+/// The token in an `authorization` header of the bearer scheme.
+#[must_use]
+pub fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 /// The value of the one cookie of this name. Two of them mean that somebody has planted one: then neither.
 fn cookie<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     let mut values = header.split(';').filter_map(|pair| {

@@ -7,6 +7,8 @@ use shared::id::{AppName, Backend};
 use shared::key::{PermitKey, SigningKeys};
 use shared::secret::Secret;
 
+use crate::jwt::{KeySet, TokenPolicy};
+
 /// What the edge was deployed with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,6 +16,8 @@ pub struct Config {
     pub keys: Option<Keys>,
     /// What `/_ops` asks for. `None` if `ADMIN_BEARER` is not set; `/_ops` is closed then.
     pub admin_bearer: Option<Secret>,
+    /// Who may make the dashboard's calls.
+    pub dashboard: DashboardAuth,
     /// Origins whose pages may call the edge: they get CORS headers, and may use the session cookie.
     pub allowed_origins: Vec<String>,
     /// Where the legacy Worker is reached when there is no service binding `LEGACY`. `None` if unset.
@@ -33,6 +37,22 @@ pub struct Config {
 pub struct Keys {
     pub signing: SigningKeys,
     pub permit: PermitKey,
+}
+
+/// By what the dashboard's calls are judged.
+#[derive(Debug, Clone)]
+pub struct DashboardAuth {
+    /// Tokens of its users' sessions; else the setting that is missing.
+    pub clerk: Result<Clerk, &'static str>,
+    /// The token of its own server. `None` if `DASHBOARD_BEARER` is not set.
+    pub service: Option<Secret>,
+}
+
+/// Whose session tokens are accepted, and their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clerk {
+    pub keys: KeySet,
+    pub policy: TokenPolicy,
 }
 
 /// The address of an app's machines: a template with `{app}`, or one address for all.
@@ -61,6 +81,10 @@ impl Config {
     /// | `MOLTBOT_SIGNING_SECRET` | signs URLs; keys are derived from it | none: 503 |
     /// | `MOLTBOT_SIGNING_SECRET_PREVIOUS` | also verifies, during a rotation | none |
     /// | `ADMIN_BEARER` | token for `/_ops` | none: `/_ops` closed |
+    /// | `CLERK_JWKS` | the public keys of session tokens: Clerk's JWK Set, as it publishes it | none: sessions get 503 |
+    /// | `CLERK_ISSUER` | the tokens' `iss`, to the letter | the same |
+    /// | `CLERK_AUTHORIZED_PARTIES` | comma-separated origins of which one has to be the token's `azp` | not looked at |
+    /// | `DASHBOARD_BEARER` | token of the dashboard's server, which may ask for any user | none |
     /// | `ALLOWED_ORIGINS` | comma-separated origins | the contract's three |
     /// | `LEGACY_ORIGIN` | `https://host` of the legacy Worker | none: service binding `LEGACY` |
     /// | `MACHINE_ORIGIN` | `https://{app}.fly.dev`, or one origin for all apps | the former |
@@ -77,10 +101,18 @@ impl Config {
             Keys { permit: signing.permit_key(), signing }
         });
         let origins = text("ALLOWED_ORIGINS").unwrap_or_else(|| DEFAULT_ORIGINS.to_owned());
+        let clerk = || {
+            let keys = text("CLERK_JWKS").ok_or("CLERK_JWKS")?;
+            let keys = KeySet::parse(&keys).map_err(|_| "A readable CLERK_JWKS")?;
+            let issuer = text("CLERK_ISSUER").ok_or("CLERK_ISSUER")?;
+            let parties = text("CLERK_AUTHORIZED_PARTIES").map(|parties| list(&parties)).unwrap_or_default();
+            Ok(Clerk { keys, policy: TokenPolicy { issuer, authorized_parties: parties } })
+        };
         Self {
             keys,
             admin_bearer: secret("ADMIN_BEARER"),
-            allowed_origins: origins.split(',').map(|o| o.trim().trim_end_matches('/').to_owned()).collect(),
+            dashboard: DashboardAuth { clerk: clerk(), service: secret("DASHBOARD_BEARER") },
+            allowed_origins: list(&origins),
             legacy_origin: origin("LEGACY_ORIGIN"),
             machine_origin: MachineOrigin(
                 origin("MACHINE_ORIGIN").unwrap_or_else(|| DEFAULT_MACHINE_ORIGIN.to_owned()),
@@ -97,6 +129,10 @@ impl Config {
     pub fn allows_origin(&self, origin: &str) -> bool {
         self.allowed_origins.iter().any(|allowed| allowed == origin)
     }
+}
+
+fn list(origins: &str) -> Vec<String> {
+    origins.split(',').map(|o| o.trim().trim_end_matches('/').to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -131,6 +167,22 @@ mod tests {
         assert_eq!(config.legacy_origin.as_deref(), Some("https://legacy.example"));
         assert_eq!(config.machine_origin.of(&"x".parse().unwrap()), "http://127.0.0.1:9");
         assert_eq!(config.allowed_origins, ["https://a.example", "https://b.example"]);
+    }
+
+    #[test]
+    fn sessions_need_keys_and_an_issuer() {
+        let jwks = format!(r#"{{"keys":[{{"kty":"RSA","kid":"k","n":"{}","e":"AQAB"}}]}}"#, "w".repeat(342));
+        let jwks = jwks.as_str();
+        let issuer = ("CLERK_ISSUER", "https://clerk.example");
+        let clerk = |rows: &[(&str, &str)]| read(rows).dashboard.clerk;
+        assert_eq!(clerk(&[issuer]).unwrap_err(), "CLERK_JWKS");
+        assert_eq!(clerk(&[("CLERK_JWKS", "-----BEGIN"), issuer]).unwrap_err(), "A readable CLERK_JWKS");
+        assert_eq!(clerk(&[("CLERK_JWKS", jwks)]).unwrap_err(), "CLERK_ISSUER");
+        let parties = ("CLERK_AUTHORIZED_PARTIES", "https://a.example/, https://b.example");
+        let all = clerk(&[("CLERK_JWKS", jwks), issuer, parties]).unwrap();
+        assert_eq!(all.policy.authorized_parties, ["https://a.example", "https://b.example"]);
+        assert!(clerk(&[("CLERK_JWKS", jwks), issuer]).unwrap().policy.authorized_parties.is_empty());
+        assert!(read(&[("DASHBOARD_BEARER", " ")]).dashboard.service.is_none());
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Every answer of the edge that is an error, and its one way to JSON.
 
+use serde::Serialize;
 use shared::id::RequestId;
 use shared::signed_url::AuthError;
 use shared::wire::ErrorBody;
+
+use crate::dashboard::Waiting;
+use crate::jwt::TokenError;
 
 /// What went wrong, from the client's point of view. Status, code and text follow from the variant; the texts
 /// are the legacy contract's where it has them.
@@ -12,6 +16,12 @@ pub enum EdgeError {
     Auth(AuthError),
     /// No proof was shown to a route that answers with a text of its own.
     NoProof(NoProofText),
+    /// A dashboard call with a token that does not hold.
+    Token(TokenError),
+    /// A dashboard call without one.
+    NoToken,
+    /// A dashboard call whose token is of another user than the one that it names.
+    ForeignUser,
     /// A cookie-borne write or upgrade from a page that may not use the cookie.
     ForeignOrigin,
     /// The signing secret or the admin bearer is not configured.
@@ -32,6 +42,8 @@ pub enum EdgeError {
     Conflict { expected: u64, actual: u64 },
     /// The user is between two back ends.
     Moving,
+    /// A dashboard call for a user whose agent is not there yet.
+    NotReady(Waiting),
     /// The user's object did not answer, so nobody may write.
     PlacementUnavailable,
     /// The placement changed while the request was on its way, and it cannot be sent a second time.
@@ -69,8 +81,8 @@ impl EdgeError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Auth(_) | Self::NoProof(_) | Self::NotOperator => 401,
-            Self::ForeignOrigin => 403,
+            Self::Auth(_) | Self::NoProof(_) | Self::NotOperator | Self::Token(_) | Self::NoToken => 401,
+            Self::ForeignOrigin | Self::ForeignUser => 403,
             Self::InvalidSessionKey | Self::BadRequest(_) => 400,
             Self::NotFound => 404,
             Self::MethodNotAllowed { .. } => 405,
@@ -78,6 +90,7 @@ impl EdgeError {
             Self::TooLarge { .. } => 413,
             Self::NotConfigured { .. }
             | Self::Moving
+            | Self::NotReady(_)
             | Self::PlacementUnavailable
             | Self::PlacementChanged
             | Self::OutcomeUnknown
@@ -92,6 +105,9 @@ impl EdgeError {
         match self {
             Self::Auth(error) => error.code(),
             Self::NoProof(_) => "missing_params",
+            Self::Token(error) => error.code(),
+            Self::NoToken => "missing_token",
+            Self::ForeignUser => "foreign_user",
             Self::ForeignOrigin => "foreign_origin",
             Self::NotConfigured { .. } => "not_configured",
             Self::NotOperator => "not_operator",
@@ -102,6 +118,7 @@ impl EdgeError {
             Self::TooLarge { .. } => "too_large",
             Self::Conflict { .. } => "version_conflict",
             Self::Moving => "moving",
+            Self::NotReady(waiting) => waiting.as_str(),
             Self::PlacementUnavailable => "placement_unavailable",
             Self::PlacementChanged => "placement_changed",
             Self::OutcomeUnknown => "outcome_unknown",
@@ -115,10 +132,14 @@ impl EdgeError {
     pub const fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::Moving => Some(2),
+            Self::NotReady(waiting) => Some(waiting.retry_after_seconds()),
             Self::PlacementUnavailable | Self::PlacementChanged | Self::OutcomeUnknown => Some(1),
             Self::BackendUnavailable { .. } => Some(2),
             Self::Auth(_)
             | Self::NoProof(_)
+            | Self::Token(_)
+            | Self::NoToken
+            | Self::ForeignUser
             | Self::ForeignOrigin
             | Self::NotConfigured { .. }
             | Self::NotOperator
@@ -139,6 +160,14 @@ impl EdgeError {
             Self::NotOperator => {
                 ("Unauthorized", Some("Send the admin token as Authorization: Bearer".to_owned()))
             }
+            Self::Token(error) => ("Unauthorized", Some(error.to_string())),
+            Self::NoToken => {
+                ("Unauthorized", Some("Send the session's token as Authorization: Bearer".to_owned()))
+            }
+            Self::ForeignUser => {
+                ("Forbidden", Some("A session's token speaks for its own user only".to_owned()))
+            }
+            Self::NotReady(waiting) => ("Temporarily unavailable", Some(waiting.text().to_owned())),
             Self::ForeignOrigin => {
                 ("Forbidden", Some("A session cookie is accepted from our own pages only".to_owned()))
             }
@@ -190,10 +219,27 @@ impl EdgeError {
             code: self.code().to_owned(),
             request_id: request_id.as_str().to_owned(),
         };
-        // Four strings always serialise; the fallback keeps this function total.
+        let body = Body {
+            error: body,
+            status: if let Self::NotReady(waiting) = self { Some(waiting.as_str()) } else { None },
+            needs_provisioning: *self == Self::NotReady(Waiting::NotProvisioned),
+        };
+        // A few strings always serialise; the fallback keeps this function total.
         serde_json::to_string(&body)
             .unwrap_or_else(|_| r#"{"error":"Internal error","code":"internal"}"#.into())
     }
+}
+
+/// The error's body, with what the dashboard's front end looks for besides.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    #[serde(flatten)]
+    error: ErrorBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    needs_provisioning: bool,
 }
 
 #[cfg(test)]
@@ -225,6 +271,23 @@ mod tests {
                 r#"{"error":"Invalid session key","code":"invalid_session_key","requestId":"req-12345"}"#,
             ),
         ];
+        let rows = rows.into_iter().chain([
+            (
+                EdgeError::Token(TokenError::Expired),
+                401,
+                r#"{"error":"Unauthorized","details":"The token has expired","code":"token_expired","requestId":"req-12345"}"#,
+            ),
+            (
+                EdgeError::NotReady(Waiting::NotProvisioned),
+                503,
+                r#"{"error":"Temporarily unavailable","details":"There is no machine for this user yet","code":"not_provisioned","requestId":"req-12345","status":"not_provisioned","needsProvisioning":true}"#,
+            ),
+            (
+                EdgeError::NotReady(Waiting::Starting),
+                503,
+                r#"{"error":"Temporarily unavailable","details":"The machine is starting","code":"starting","requestId":"req-12345","status":"starting"}"#,
+            ),
+        ]);
         for (error, status, body) in rows {
             assert_eq!((error.status(), error.body(&id).as_str()), (status, body));
         }

@@ -13,6 +13,9 @@
 //! Beside that way lies the control plane, which no request waits for: [`machine`] decides what a user's app, volume
 //! and machine need next, [`fly`] says it in Fly's words and reads the answers.
 //!
+//! The dashboard's own calls have their way too: [`jwt`] (who), then [`dashboard`] (what they get), and [`renewal`]
+//! for a page that stays open longer than its URL holds.
+//!
 //! # What it is not
 //! No byte of a body and no WebSocket frame passes through this code: it sets headers and hands streams on.
 //! There is no list of users here either; what a user's object does not know, nobody knows.
@@ -20,13 +23,16 @@
 pub mod access;
 pub mod config;
 pub mod cors;
+pub mod dashboard;
 pub mod error;
 pub mod fly;
 pub mod forward;
+pub mod jwt;
 pub mod lease;
 pub mod machine;
 pub mod placement;
 pub mod policy;
+pub mod renewal;
 pub mod request;
 
 #[cfg(target_arch = "wasm32")]

@@ -146,6 +146,22 @@ pub enum Stays {
 }
 
 impl Stays {
+    const ALL: [Self; 7] = [
+        Self::Settled,
+        Self::Overtaken,
+        Self::NoMachine,
+        Self::IdNotPortable,
+        Self::MoveRequired,
+        Self::Moving,
+        Self::Exhausted,
+    ];
+
+    /// Reads [`Self::as_str`] back.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stays| stays.as_str() == text)
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::dashboard::{self, Call};
 use crate::error::{EdgeError, NoProofText};
 
 /// The parts of a request that decisions read. Headers are asked for one by one: each costs a call out of WASM.
@@ -73,9 +74,12 @@ pub enum Route {
     Session,
     /// `/_ops/…`: the operator's API. The rest of the path, without the prefix.
     Ops(String),
+    /// `/api/user/…`: what the dashboard calls.
+    Dashboard(Call),
     /// Static files of the legacy side that its own pages load before anybody has signed in.
     LegacyAsset,
-    /// Legacy's operator and debug routes: never for users, whatever they sign (contract B.3).
+    /// Legacy's operator and debug routes: never for users, whatever they sign (contract B.3). And what the
+    /// dashboard might call and does not exist.
     Closed,
     /// Anything else belongs to a user, and goes to that user's back end.
     User(UserRoute),
@@ -109,6 +113,11 @@ impl Route {
         }
         if target.method == "OPTIONS" {
             return Self::Preflight;
+        }
+        match dashboard::call_at(target.path) {
+            Some(Some(call)) => return Self::Dashboard(call),
+            Some(None) => return Self::Closed,
+            None => {}
         }
         match target.path {
             "/sandbox-health" => Self::Health,
@@ -240,6 +249,11 @@ mod tests {
             ("GET", "/_ops", Route::Ops(String::new())),
             ("POST", "/_ops/api/policy", Route::Ops("/api/policy".into())),
             ("GET", "/_opsx", other()),
+            ("GET", "/api/user/gateway", Route::Dashboard(Call::Gateway)),
+            ("POST", "/api/user/health", Route::Dashboard(Call::Health)),
+            ("OPTIONS", "/api/user/gateway/renew", Route::Preflight),
+            ("GET", "/api/user/sessions", Route::Closed),
+            ("GET", "/api/users", other()),
             ("GET", "/logo.png", Route::LegacyAsset),
             ("POST", "/logo.png", other()),
             ("GET", "/api/history", Route::User(UserRoute::History)),

@@ -31,7 +31,7 @@ pub(super) fn error(error: &EdgeError, request_id: &RequestId) -> Result<Respons
     if let EdgeError::MethodNotAllowed { allow } = error {
         headers.set("allow", allow)?;
     }
-    if *error == EdgeError::NotOperator {
+    if matches!(error, EdgeError::NotOperator | EdgeError::NoToken | EdgeError::Token(_)) {
         headers.set("www-authenticate", "Bearer")?;
     }
     Ok(response)

@@ -20,7 +20,7 @@ use crate::lease::Lease;
 use crate::placement::Place;
 use crate::request::{Description, Headers, Route, Target, UserRoute};
 
-use super::{answer, env, isolate, js, ops};
+use super::{answer, dashboard, env, isolate, js, ops};
 
 /// How often one request is sent to a back end: once, and once more after a typed refusal.
 const MAX_ATTEMPTS: u32 = 2;
@@ -115,6 +115,7 @@ async fn dispatch(exchange: &Exchange<'_>, ctx: &Context) -> Result<Response, Fa
         Route::Health => exchange.health(),
         Route::Session => exchange.session(),
         Route::Ops(path) => ops::handle(exchange, &path).await,
+        Route::Dashboard(call) => dashboard::handle(exchange, call, ctx).await,
         Route::LegacyAsset => exchange.legacy_asset().await,
         Route::Closed => Err(EdgeError::NotFound.into()),
         Route::User(route) => exchange.user(route, ctx).await,
@@ -128,7 +129,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The request's name, made when first asked for: most requests are never named.
-    fn id(&self) -> &RequestId {
+    pub(super) fn id(&self) -> &RequestId {
         self.id.get_or_init(env::request_id)
     }
 
@@ -157,7 +158,12 @@ impl<'a> Exchange<'a> {
                 };
                 sent.ok().map(JsValue::from)
             }
-            Route::Preflight | Route::Health | Route::Ops(_) | Route::LegacyAsset | Route::Closed => None,
+            Route::Preflight
+            | Route::Health
+            | Route::Ops(_)
+            | Route::Dashboard(_)
+            | Route::LegacyAsset
+            | Route::Closed => None,
         }
     }
 
@@ -310,7 +316,7 @@ impl<'a> Exchange<'a> {
         self.accept.is_some_and(|accept| accept.contains("text/html"))
     }
 
-    fn add_cors(&self, response: &Response) -> Result<(), JsValue> {
+    pub(super) fn add_cors(&self, response: &Response) -> Result<(), JsValue> {
         let Some(origin) = self.origin else { return Ok(()) };
         let headers = response.headers();
         for name in ["access-control-allow-origin", "access-control-allow-credentials"] {
@@ -328,7 +334,7 @@ impl<'a> Exchange<'a> {
         access::authenticate(self.config, &keys.signing, route, &self.target, &headers, self.now)
     }
 
-    fn keys(&self) -> Result<&Keys, EdgeError> {
+    pub(super) fn keys(&self) -> Result<&Keys, EdgeError> {
         self.config.keys.as_ref().ok_or(EdgeError::NotConfigured { missing: "MOLTBOT_SIGNING_SECRET" })
     }
 

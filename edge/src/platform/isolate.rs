@@ -14,10 +14,10 @@ use crate::config::Config;
 use crate::error::EdgeError;
 use crate::forward;
 use crate::lease::{self, Lease, Leases};
-use crate::placement::{Ask, Grant, Target};
+use crate::placement::{Ask, Grant, Stays, Target};
 use crate::policy::{Freshness, Held, Policy, REFRESH_WAIT_MS, Why};
 
-use super::env;
+use super::{env, user_object};
 
 /// Name of the one Switchboard object.
 pub(super) const SWITCHBOARD: &str = "main";
@@ -31,6 +31,13 @@ const ASK_WAIT_KILLED_MS: u64 = 1000;
 /// How long a request waits for a user who is between two back ends, and how often it asks.
 const HOLD_WAIT_MS: u64 = 5000;
 const HOLD_POLL_MS: u64 = 250;
+
+/// Where a user is, and why not where the policy wants them.
+pub(super) struct Standing {
+    /// `None` is a hold.
+    pub(super) lease: Option<Lease>,
+    pub(super) stays: Stays,
+}
 
 struct Isolate {
     config: Rc<Config>,
@@ -126,7 +133,7 @@ pub(super) async fn lease(env: &Env, user: &UserId, now: UnixMillis) -> Result<L
     let started = now;
     let mut asked = now;
     loop {
-        match ask(env, user, asked).await? {
+        match ask(env, user, asked).await?.lease {
             Some(lease) => return Ok(lease),
             None if asked.since(started) >= HOLD_WAIT_MS => return Err(EdgeError::Moving),
             None => delay(HOLD_POLL_MS).await,
@@ -135,16 +142,16 @@ pub(super) async fn lease(env: &Env, user: &UserId, now: UnixMillis) -> Result<L
     }
 }
 
-/// Asks the user's object, and remembers the lease that it grants; `None` is a hold.
-pub(super) async fn ask(env: &Env, user: &UserId, asked: UnixMillis) -> Result<Option<Lease>, EdgeError> {
+/// Asks the user's object, and remembers the lease that it grants.
+pub(super) async fn ask(env: &Env, user: &UserId, asked: UnixMillis) -> Result<Standing, EdgeError> {
     let question = with(env, |isolate| {
         let policy = isolate.policy.policy();
         Ask { wanted: policy.assign(user), policy_version: policy.version }
     });
     let wait = if question.wanted.why == Why::KillSwitch { ASK_WAIT_KILLED_MS } else { ASK_WAIT_MS };
     let answer = Box::pin(fetch_grant(env, user, question));
-    let grant = match select(answer, delay(wait)).await {
-        Either::Left((Ok(grant), _)) => grant,
+    let (grant, stays) = match select(answer, delay(wait)).await {
+        Either::Left((Ok(answer), _)) => answer,
         Either::Left((Err(error), _)) => {
             console_error!(
                 "{}",
@@ -157,14 +164,14 @@ pub(super) async fn ask(env: &Env, user: &UserId, asked: UnixMillis) -> Result<O
             return Err(EdgeError::PlacementUnavailable);
         }
     };
-    let Grant::Lease(target) = grant else { return Ok(None) };
+    let Grant::Lease(target) = grant else { return Ok(Standing { lease: None, stays }) };
     let now = env::now();
     let config = config(env);
     let keys = config.keys.as_ref().ok_or(EdgeError::NotConfigured { missing: "MOLTBOT_SIGNING_SECRET" })?;
     let proof = forward::proof(keys, user, &target, now);
     let lease = Lease { target, asked, policy_version: question.policy_version, proof };
     with(env, |isolate| isolate.leases.put(user.clone(), lease.clone(), now));
-    Ok(Some(lease))
+    Ok(Standing { lease: Some(lease), stays })
 }
 
 /// Forgets a lease by which a back end refused to be routed.
@@ -172,13 +179,14 @@ pub(super) fn refused(env: &Env, user: &UserId, target: &Target) {
     with(env, |isolate| isolate.leases.drop_refused(user, target));
 }
 
-async fn fetch_grant(env: &Env, user: &UserId, ask: Ask) -> worker::Result<Grant> {
+async fn fetch_grant(env: &Env, user: &UserId, ask: Ask) -> worker::Result<(Grant, Stays)> {
     let stub = env.durable_object("USER")?.get_by_name(user.as_str())?;
-    let response = stub.fetch_with_str(&super::user_object::place_url(user, ask)).await?;
-    let header = response.headers().get(super::user_object::GRANT_HEADER)?;
-    header
-        .as_deref()
-        .and_then(lease::decode)
+    let response = stub.fetch_with_str(&user_object::place_url(user, ask)).await?;
+    let grant = response.headers().get(user_object::GRANT_HEADER)?;
+    let stays = response.headers().get(user_object::STAYS_HEADER)?;
+    let grant = grant.as_deref().and_then(lease::decode);
+    grant
+        .zip(stays.as_deref().and_then(Stays::parse))
         .ok_or_else(|| worker::Error::RustError(format!("no grant, status {}", response.status_code())))
 }
 

@@ -2,6 +2,7 @@
 //! it, and hands the outcome back.
 //!
 //! * [`fetch`]: the Worker's handler, and a user's request on its way through.
+//! * [`dashboard`], [`verify`]: what the dashboard calls, and the signatures of its users' tokens.
 //! * [`ops`]: the operator's routes under `/_ops/api`.
 //! * [`user_object`], [`switchboard`]: the two Durable Objects, which live in a script of their own.
 //! * [`isolate`]: what an isolate remembers between requests.
@@ -11,6 +12,7 @@
 
 mod answer;
 mod chaos;
+mod dashboard;
 mod env;
 mod fetch;
 mod isolate;
@@ -19,3 +21,4 @@ mod ops;
 mod refusal;
 mod switchboard;
 mod user_object;
+mod verify;

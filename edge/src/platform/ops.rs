@@ -4,6 +4,7 @@ use shared::id::UserId;
 use web_sys::Response;
 use worker::js_sys::futures::JsFuture;
 
+use crate::access;
 use crate::error::EdgeError;
 
 use super::fetch::{Exchange, Failure};
@@ -48,9 +49,8 @@ fn authorise(exchange: &Exchange<'_>) -> Result<(), EdgeError> {
     let expected =
         exchange.config.admin_bearer.as_ref().ok_or(EdgeError::NotConfigured { missing: "ADMIN_BEARER" })?;
     let header = exchange.header("authorization").unwrap_or_default();
-    let token = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    match token {
-        Some((_, token)) if expected.matches(token.trim()) => Ok(()),
+    match access::bearer(&header) {
+        Some(token) if expected.matches(token) => Ok(()),
         _ => Err(EdgeError::NotOperator),
     }
 }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use serde::Deserialize;
 use shared::id::UserId;
+use shared::time::UnixSeconds;
 use wasm_bindgen::prelude::wasm_bindgen;
 use worker::{
     DurableObject, Env, Request, Response, ResponseBuilder, Result, SqlStorageValue, State, durable_object,
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::lease;
 use crate::placement::{Ask, AttachError, DirectFlips, Machine, Placement, Routing, Stays};
 use crate::policy::{Assignment, Why};
+use crate::renewal::{self, Renewed};
 use crate::request::Target;
 
 use super::refusal::Refusal;
@@ -21,6 +23,9 @@ use super::{chaos, env, js};
 
 /// Carries the grant, in [`lease::encode`]'s form.
 pub(super) const GRANT_HEADER: &str = "x-grant";
+
+/// Carries why a user is not where the policy wants them, in [`Stays::as_str`]'s form.
+pub(super) const STAYS_HEADER: &str = "x-stays";
 
 /// How often the object looks after itself, in ms.
 const HOUSEKEEPING_MS: i64 = 24 * 60 * 60 * 1000;
@@ -52,6 +57,14 @@ pub(super) fn place_url(user: &UserId, ask: Ask) -> String {
     format!("http://user/place?user={user}&backend={backend}&why={}&version={policy_version}", why.as_str())
 }
 
+/// Asks the user's object to renew a URL that holds until `shown`.
+pub(super) async fn ask_to_renew(env: &Env, user: &UserId, shown: UnixSeconds) -> Result<Renewed> {
+    let stub = env.durable_object("USER")?.get_by_name(user.as_str())?;
+    let url = format!("http://user/renew?user={user}&expires={}", shown.0);
+    let mut response = stub.fetch_with_str(&url).await?;
+    response.json().await
+}
+
 #[derive(Deserialize)]
 struct Row {
     record: String,
@@ -78,6 +91,12 @@ impl DurableObject for UserObject {
                 None => Refusal::BadRequest("Not a question".into()).answer(),
             },
             ("GET", "/record") => self.record(),
+            ("GET", "/renew") => {
+                match parameter(target.query, "expires").and_then(|text| text.parse().ok()) {
+                    Some(shown) => self.renew(UnixSeconds(shown)),
+                    None => Refusal::BadRequest("Not a time".into()).answer(),
+                }
+            }
             ("POST", "/machine") => {
                 let body = request.text().await?;
                 match serde_json::from_str::<Machine>(&body) {
@@ -153,7 +172,7 @@ impl UserObject {
         };
         ResponseBuilder::new()
             .with_header(GRANT_HEADER, &lease::encode(&placement.grant()))?
-            .with_header("x-stays", stays.as_str())
+            .with_header(STAYS_HEADER, stays.as_str())
             .map(ResponseBuilder::empty)
     }
 
@@ -172,6 +191,35 @@ impl UserObject {
             }
             Err(AttachError::Moving | AttachError::Exhausted) => Refusal::Moving.answer(),
         }
+    }
+
+    /// Renews a signed URL, and remembers the chain that the new one belongs to until it has expired.
+    fn renew(&self, shown: UnixSeconds) -> Result<Response> {
+        #[derive(Deserialize)]
+        struct Chain {
+            began: f64,
+        }
+        // Seconds since 1970 are exact in a float.
+        #[expect(clippy::cast_precision_loss, reason = "see above")]
+        let number = |seconds: UnixSeconds| SqlStorageValue::Float(seconds.0 as f64);
+        let now = env::now().floor_seconds();
+        self.exec(
+            "CREATE TABLE IF NOT EXISTS renewals (expires INTEGER PRIMARY KEY, began INTEGER NOT NULL)",
+            vec![],
+        )?;
+        self.exec("DELETE FROM renewals WHERE expires < ?1", vec![number(now)])?;
+        let sql = self.state.storage().sql();
+        let rows: Vec<Chain> =
+            sql.exec("SELECT began FROM renewals WHERE expires = ?1", vec![number(shown)])?.to_array()?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+        let remembered = rows.first().map(|row| UnixSeconds(row.began as u64));
+        let renewed = renewal::renew(shown, remembered, now);
+        self.exec(
+            "INSERT INTO renewals (expires, began) VALUES (?1, ?2)
+             ON CONFLICT (expires) DO UPDATE SET began = MIN(began, excluded.began)",
+            vec![number(renewed.expires), number(renewed.began)],
+        )?;
+        json(&renewed)
     }
 
     /// The record and how it came about, newest first.

@@ -97,21 +97,32 @@ pub(crate) enum Plays {
 }
 
 /// An upstream. `/bulk?bytes=N` streams N bytes, `/slow?ms=N` takes its time, `/page` is a page, `/refuse?n=N`
-/// refuses by a stale epoch N times; any other path answers 200 with the name of the back end.
+/// refuses by a stale epoch N times, a machine's `/api/status` says what it was told to; any other path answers 200 with the name of the back end.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     server: Server,
     seen: Arc<Mutex<Vec<Seen>>>,
+    status: Arc<Mutex<Option<String>>>,
 }
 
 impl Upstream {
     pub(crate) async fn start(plays: Plays) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let for_handler = Arc::clone(&seen);
-        let server = Server::start(0, move |request, _| answer(plays, Arc::clone(&for_handler), request))
-            .await
-            .unwrap();
-        Self { server, seen }
+        let status = Arc::new(Mutex::new(None));
+        let status_for_handler = Arc::clone(&status);
+        let server = Server::start(0, move |request, _| {
+            let status = status_for_handler.lock().unwrap().clone();
+            answer(plays, Arc::clone(&for_handler), status, request)
+        })
+        .await
+        .unwrap();
+        Self { server, seen, status }
+    }
+
+    /// Sets the body of `/api/status`.
+    pub(crate) fn says_of_its_agent(&self, status: &str) {
+        *self.status.lock().unwrap() = Some(status.to_owned());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -127,7 +138,12 @@ impl Upstream {
     }
 }
 
-async fn answer(plays: Plays, seen: Arc<Mutex<Vec<Seen>>>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    plays: Plays,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    status: Option<String>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let mut body_bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -154,6 +170,9 @@ async fn answer(plays: Plays, seen: Arc<Mutex<Vec<Seen>>>, request: Request<Inco
     let mut response = Response::builder().header("x-upstream", format!("{plays:?}"));
     if plays == Plays::Machine {
         response = response.header(SIDECAR_HEADER, "test");
+    }
+    if let (Some(status), "/api/status") = (status, parts.uri.path()) {
+        return response.body(text(status)).unwrap();
     }
     match parts.uri.path() {
         "/bulk" => {
