@@ -12,5 +12,6 @@
 mod contract;
 mod faults;
 mod lifecycle;
+mod proxy;
 
 mod support;
