@@ -17,13 +17,13 @@ pub mod agent;
 pub mod bench;
 pub mod edge_build;
 pub mod fly_proxy;
-pub mod forward;
 pub mod image;
 pub mod legacy;
 pub mod lone_sidecar;
 pub mod model_stub;
-pub mod process;
 pub mod raw_ws;
 pub mod system;
 pub mod tools;
 pub mod workerd;
+
+pub use loopback::{forward, process};

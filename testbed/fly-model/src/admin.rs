@@ -1,6 +1,6 @@
 //! What nobody asked for: hosts that die, machines that end, Fly's own moves.
 
-use crate::world::{Fly, State, VolumeState};
+use crate::world::{Disk, Fly, State, VolumeState};
 
 impl Fly {
     /// Rule 19: a host goes out of reach. What ran on it does not run any more.
@@ -33,7 +33,7 @@ impl Fly {
         for id in ids {
             let soon = now.saturating_add(500);
             match self.machines.get(&id).map(|machine| machine.state) {
-                Some(State::Started) => self.events.push(crate::world::Event::Started { machine: id }),
+                Some(State::Started) => self.run_process(&id, now),
                 Some(State::Created | State::Starting | State::Replacing) => {
                     self.schedule(&id, &[(soon, State::Started)]);
                 }
@@ -48,9 +48,14 @@ impl Fly {
     pub fn lose_host(&mut self, host: usize, now: u64) {
         self.advance(now);
         let lost = |at: usize| at == host;
-        for volume in self.volumes.values_mut().filter(|volume| lost(volume.host)) {
+        let mut gone = Vec::new();
+        for (id, volume) in self.volumes.iter_mut().filter(|(_, volume)| lost(volume.host)) {
             volume.state = VolumeState::PendingDestroy;
             volume.deleted_at.get_or_insert(now);
+            gone.push(id.clone());
+        }
+        for volume in gone {
+            self.tell_disk(Disk::Lost { volume });
         }
         let ids: Vec<String> = self
             .machines
@@ -112,8 +117,11 @@ impl Fly {
         let app = moved.app.clone();
         self.volumes.insert(new_id.clone(), moved);
         self.in_app.entry(app).or_default().insert(new_id.clone());
+        self.tell_disk(Disk::Copied { from: mount, to: new_id.clone(), machine: Some(id.to_owned()) });
+        let private_ip = self.new_address();
         if let Some(machine) = self.machines.get_mut(id) {
             machine.host = to;
+            machine.private_ip = private_ip;
             let slot =
                 machine.config.get_mut("mounts").and_then(|mounts| mounts.get_mut(0)?.get_mut("volume"));
             if let Some(slot) = slot {

@@ -62,8 +62,25 @@ pub(crate) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 impl Fly {
     /// Answers a request that arrives at `now`.
     pub fn handle(&mut self, now: u64, request: &Request<'_>) -> Response {
+        self.respond(now, request, true)
+    }
+
+    /// Answers a request that was answered before and waits for another answer: it is not counted again.
+    pub fn handle_again(&mut self, now: u64, request: &Request<'_>) -> Response {
+        self.respond(now, request, false)
+    }
+
+    /// Which action a request is, by the model's own name for it, without its query.
+    #[must_use]
+    pub fn action(method: &str, path: &str) -> Option<&'static str> {
+        let path = path.split('?').next().unwrap_or_default();
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        action_of(method, &segments).map(|(action, _)| action)
+    }
+
+    fn respond(&mut self, now: u64, request: &Request<'_>, counted: bool) -> Response {
         self.advance(now);
-        let reply = self.answer(now, request);
+        let reply = self.answer(now, request, counted);
         let took_ms = self.pick(self.profile.answer);
         let serial = self.next_serial();
         let retry_after = (reply.status == 429 && self.profile.retry_after).then(|| "1".to_owned());
@@ -76,7 +93,7 @@ impl Fly {
         }
     }
 
-    fn answer(&mut self, now: u64, request: &Request<'_>) -> Reply {
+    fn answer(&mut self, now: u64, request: &Request<'_>, counted: bool) -> Reply {
         if request.token != self.profile.token {
             return error(401, "Authenticate: token validation error");
         }
@@ -90,7 +107,7 @@ impl Fly {
         } else {
             on.to_owned()
         };
-        if self.profile.limits && !self.rates.take(action, &on, now) {
+        if counted && self.profile.limits && !self.rates.take(action, &on, now) {
             self.refused = self.refused.saturating_add(1);
             return error(429, "rate limit exceeded");
         }
@@ -106,6 +123,12 @@ impl Fly {
         let id = segments.get(3).copied().unwrap_or_default();
         if segments.first() == Some(&"orgs") {
             return self.org(now, &segments, query);
+        }
+        match action {
+            "list_apps" => return self.list_apps(query, now),
+            "placements" => return self.placements(&body),
+            "regions" => return self.regions(),
+            _ => {}
         }
         if action != "create_app"
             && let Err(reply) = self.may_use(app, now)
@@ -126,7 +149,15 @@ impl Fly {
             "snapshot_volume" => self.snapshot_volume(app, id, now),
             "list_snapshots" => self.list_snapshots(app, id),
             "create_machine" => self.create_machine(app, &body, now),
+            "list_secrets" => self.list_secrets(app, now),
+            "set_secrets" => self.set_secrets(app, &body, now),
+            "set_secret" => self.set_secret(app, id, &body, now),
+            "read_secret" => self.read_secret(app, id),
+            "delete_secret" => self.delete_secret(app, id, now),
             "list_machines" => self.list_machines(app, query, now),
+            _ if action.contains("metadata") => {
+                self.on_metadata(action, app, id, segments.get(5).copied().unwrap_or_default(), &body)
+            }
             _ => self.on_machine(action, app, id, request.nonce, query, &body, now),
         }
     }
@@ -166,6 +197,24 @@ fn action_of<'a>(method: &str, path: &[&'a str]) -> Option<(&'static str, &'a st
         ("DELETE", ["apps", _, "machines", id, "lease"]) => ("release", id),
         ("GET", ["apps", _, "machines", id, "wait"]) => ("wait", id),
         ("GET", ["apps", _, "machines", id, "events"]) => ("events", id),
+        ("POST", ["apps", _, "machines", id, "exec"]) => ("exec", id),
+        ("POST", ["apps", _, "machines", id, "signal"]) => ("signal", id),
+        ("GET", ["apps", _, "machines", id, "lease"]) => ("read_lease", id),
+        ("GET", ["apps", _, "machines", id, "metadata"]) => ("read_metadata", id),
+        ("PUT" | "PATCH", ["apps", _, "machines", id, "metadata"]) => {
+            (if method == "PUT" { "put_metadata" } else { "patch_metadata" }, id)
+        }
+        ("GET", ["apps", _, "machines", id, "metadata", _]) => ("read_metadata_key", id),
+        ("POST", ["apps", _, "machines", id, "metadata", _]) => ("set_metadata_key", id),
+        ("DELETE", ["apps", _, "machines", id, "metadata", _]) => ("delete_metadata_key", id),
+        ("GET", ["apps", app, "secrets"]) => ("list_secrets", app),
+        ("POST", ["apps", app, "secrets"]) => ("set_secrets", app),
+        ("GET", ["apps", app, "secrets", _]) => ("read_secret", app),
+        ("POST", ["apps", app, "secrets", _]) => ("set_secret", app),
+        ("DELETE", ["apps", app, "secrets", _]) => ("delete_secret", app),
+        ("GET", ["apps"]) => ("list_apps", "org"),
+        ("POST", ["platform", "placements"]) => ("placements", "org"),
+        ("GET", ["platform", "regions"]) => ("regions", "org"),
         ("GET", ["orgs", _, "machines"]) => ("org_machines", "org"),
         ("GET", ["orgs", _, "volumes"]) => ("org_volumes", "org"),
         _ => return None,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::api::{Reply, error, error_with, ok, parameter, with};
+use crate::secrets::Secrets;
 use crate::world::{App, Fly};
 
 impl Fly {
@@ -42,9 +43,34 @@ impl Fly {
             visible_at: now.saturating_add(lag),
             gone_at: None,
             addresses: BTreeSet::new(),
+            secrets: Secrets::default(),
         };
         self.apps.insert(name.to_owned(), app);
         with(201, &json!({"id": name, "created_at": now}))
+    }
+
+    pub(crate) fn list_apps(&self, query: &str, now: u64) -> Reply {
+        if parameter(query, "org_slug") != Some(self.profile.org.as_str()) {
+            return error(400, "org_slug is required");
+        }
+        let apps: Vec<Value> = self
+            .apps
+            .iter()
+            .filter(|(_, app)| now >= app.visible_at)
+            .map(|(name, app)| {
+                let ids = || self.in_app.get(name).into_iter().flatten();
+                let lives = |id: &&String| self.machines.get(*id).is_some_and(|it| it.destroyed_at.is_none());
+                let kept = |id: &&String| self.volumes.get(*id).is_some_and(|it| it.deleted_at.is_none());
+                json!({
+                    "id": name,
+                    "name": name,
+                    "machine_count": ids().filter(lives).count(),
+                    "volume_count": ids().filter(kept).count(),
+                    "network": app.network,
+                })
+            })
+            .collect();
+        ok(&json!({"total_apps": apps.len(), "apps": apps}))
     }
 
     pub(crate) fn read_app(&self, app: &str) -> Reply {
@@ -113,11 +139,11 @@ impl Fly {
             items.extend(value);
         }
         let more = items.len() == limit;
-        ok(&json!({
-            (what): items,
-            "next_cursor": if more { cursor } else { None },
-            "error_regions": down,
-        }))
+        let mut page = json!({(what): items, "error_regions": down});
+        if let (true, Some(cursor), Some(page)) = (more, cursor, page.as_object_mut()) {
+            page.insert("next_cursor".to_owned(), cursor.into());
+        }
+        ok(&page)
     }
 
     /// Rule 4: fields that Fly does not know are ignored, which is worth knowing.

@@ -9,18 +9,25 @@
 //! `rates` counts, `admin` is what Fly's own operators and their bad days do. [`Profile`] has every number.
 //! The numbered rules, each with a test, are in `tests/rules.rs`.
 //!
-//! Left to the emulator around it, since they are about processes: `exec`, `ps`, secrets at boot, the OIDC
-//! socket, power cuts; and everything about Fly's proxy.
+//! Left to the emulator around it, since they are about processes: what `exec` and `signal` do once they may, the
+//! OIDC socket, power cuts; and everything about Fly's proxy. Who runs processes sets
+//! [`Profile::real_processes`] and reports each end by [`Fly::exited`].
 
 mod admin;
 mod api;
 mod apps;
 mod machines;
+mod metadata;
+mod placement;
+mod process;
 mod profile;
 mod rates;
+mod secrets;
 mod volumes;
 mod world;
 
 pub use api::{Request, Response};
+pub use process::duration_ms;
 pub use profile::{Profile, Range, Region};
-pub use world::{App, Event, Fly, Host, Machine, State, Volume, VolumeState};
+pub use secrets::Secrets;
+pub use world::{App, Disk, Event, Exit, Fly, Host, Machine, Note, State, Volume, VolumeState};

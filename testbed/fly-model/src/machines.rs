@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 
 use crate::api::{Reply, error, error_with, ok, parameter, with};
-use crate::world::{Fly, Machine, State, VolumeState, memory_of};
+use crate::process::duration_ms;
+use crate::world::{Fly, Machine, Note, State, VolumeState, memory_of};
 
 const CREATE_FIELDS: &[&str] = &[
     "name",
@@ -91,6 +92,10 @@ impl Fly {
                 ),
             );
         }
+        let (min_secrets_version, skip_secrets) = match self.secrets_wanted(app, body) {
+            Ok(wanted) => wanted,
+            Err(reply) => return reply,
+        };
         let memory_mb = memory_of(&config);
         let host = match self.host_for(app, &config, body, memory_mb, now) {
             Ok(host) => host,
@@ -110,8 +115,9 @@ impl Fly {
         let id = format!("{:014x}", self.next_serial());
         let lag = self.pick(self.profile.list_lag);
         let lease_ttl = body.get("lease_ttl").and_then(Value::as_u64).filter(|ttl| *ttl > 0);
-        let lease = lease_ttl
+        let lease: Option<(String, u64)> = lease_ttl
             .map(|ttl| (format!("nonce{}", self.serial), now.saturating_add(ttl.saturating_mul(1000))));
+        let nonce = lease.as_ref().map(|(nonce, _)| nonce.clone());
         let mut machine = Machine {
             app: app.to_owned(),
             name: name.clone(),
@@ -126,8 +132,16 @@ impl Fly {
             destroyed_at: None,
             active_until: 0,
             revert: None,
-            cordoned: false,
+            cordoned: body.get("skip_service_registration").and_then(Value::as_bool) == Some(true),
             events: VecDeque::new(),
+            private_ip: self.new_address(),
+            run: 0,
+            process: false,
+            restarts: VecDeque::new(),
+            stop_as: (None, None),
+            min_secrets_version,
+            skip_secrets,
+            secrets: std::collections::BTreeMap::new(),
         };
         machine.note(now, "launch", "created", "user");
         if let Some(volume) = machine.mount().and_then(|mount| self.volumes.get_mut(mount)) {
@@ -145,7 +159,11 @@ impl Fly {
             let started = starting.saturating_add(self.pick(self.profile.starting_to_started));
             self.schedule(&id, &[(starting, State::Starting), (started, State::Started)]);
         }
-        ok(&self.describe_machine(&id))
+        let mut described = self.describe_machine(&id);
+        if let (Some(nonce), Some(described)) = (nonce, described.as_object_mut()) {
+            described.insert("nonce".to_owned(), nonce.into());
+        }
+        ok(&described)
     }
 
     /// Rule 4.
@@ -279,6 +297,12 @@ impl Fly {
             "read_machine" => return ok(&self.describe_machine(id)),
             "events" => return ok(&self.describe_events(id, query)),
             "wait" => return wait(machine, query),
+            "read_lease" => {
+                return match &machine.lease {
+                    Some((nonce, until)) if now < *until => ok(&lease_body(nonce, *until)),
+                    Some(_) | None => with(404, &json!({"status": "error", "message": "lease not found"})),
+                };
+            }
             _ => {}
         }
         if action == "destroy" && !self.is_alive(host) {
@@ -302,7 +326,13 @@ impl Fly {
         }
         match action {
             "start" => self.start(id, state, now),
-            "stop" => self.stop(id, state, now),
+            "exec" | "signal" if state != State::Started => error(
+                400,
+                &format!("failed_precondition: machine not running, currently '{}'", state.as_str()),
+            ),
+            // What they do is up to whoever has the process.
+            "exec" | "signal" => ok(&json!({})),
+            "stop" => self.stop(id, state, body, now),
             "restart" => self.restart(id, state, now),
             "update" => self.update(id, state, body, now),
             "destroy" => self.destroy(id, state, query, now),
@@ -349,8 +379,13 @@ impl Fly {
         ok(&json!({"previous_state": state.as_str(), "migrated": false}))
     }
 
-    fn stop(&mut self, id: &str, state: State, now: u64) -> Reply {
-        let takes = self.pick(self.profile.stop);
+    fn stop(&mut self, id: &str, state: State, body: &Value, now: u64) -> Reply {
+        let signal = body.get("signal").and_then(Value::as_str).map(str::to_owned);
+        let timeout = body.get("timeout").and_then(duration_ms);
+        let takes = self.stop_takes(id);
+        if let Some(machine) = self.machines.get_mut(id) {
+            machine.stop_as = (signal, timeout);
+        }
         match state {
             State::Started | State::Starting | State::Created | State::Replacing => {
                 self.enter(id, State::Stopping, now);
@@ -368,7 +403,7 @@ impl Fly {
                 &format!("unable to restart machine from current state: '{}'", state.as_str()),
             );
         }
-        let stopped = now.saturating_add(self.pick(self.profile.stop));
+        let stopped = now.saturating_add(self.stop_takes(id));
         let started = stopped.saturating_add(self.pick(self.profile.start));
         self.enter(id, State::Stopping, now);
         self.schedule(id, &[(stopped, State::Starting), (started, State::Started)]);
@@ -380,6 +415,12 @@ impl Fly {
         self.check_fields("update", body, UPDATE_FIELDS);
         let config = match self.valid_config(body) {
             Ok(config) => config,
+            Err(reply) => return reply,
+        };
+        let wanted = match self
+            .secrets_wanted(self.machines.get(id).map_or("", |machine| machine.app.as_str()), body)
+        {
+            Ok(wanted) => wanted,
             Err(reply) => return reply,
         };
         let instance = self.new_instance();
@@ -418,6 +459,7 @@ impl Fly {
             let old_instance = std::mem::replace(&mut machine.instance, instance);
             machine.note(now, "update", "replacing", "user");
             machine.active_until = 0;
+            (machine.min_secrets_version, machine.skip_secrets) = wanted;
             if !fits {
                 machine.revert = Some((old, old_instance));
             }
@@ -472,8 +514,7 @@ impl Fly {
         if let Some(machine) = self.machines.get_mut(id) {
             machine.lease = Some((nonce.clone(), until));
         }
-        let lease = json!({"nonce": nonce, "expires_at": until / 1000, "owner": "x@tokens.fly.io"});
-        with(201, &json!({"status": "success", "data": lease}))
+        with(201, &lease_body(&nonce, until))
     }
 
     fn release(&mut self, id: &str, nonce: Option<&str>) -> Reply {
@@ -497,7 +538,7 @@ impl Fly {
             "state": machine.state.as_str(),
             "region": self.hosts.get(machine.host).map(|host| host.region.as_str()),
             "instance_id": machine.instance,
-            "private_ip": "fdaa:0:1::3",
+            "private_ip": machine.private_ip,
             "host_status": if alive { "ok" } else { "unreachable" },
             (config): machine.config,
         })
@@ -508,8 +549,13 @@ impl Fly {
         let events = self.machines.get(id).map(|machine| &machine.events);
         let list = events.into_iter().flatten().rev().take(limit);
         Value::Array(
-            list.map(|(at, kind, status, source)| {
-                json!({"id": format!("{at}"), "type": kind, "status": status, "source": source, "timestamp": at})
+            list.map(|note| {
+                let Note { at, kind, status, source, request } = note;
+                let mut said = json!({"id": format!("{at}"), "type": kind, "status": status, "source": source, "timestamp": at});
+                if let (Some(request), Some(said)) = (request, said.as_object_mut()) {
+                    said.insert("request".to_owned(), request.clone());
+                }
+                said
             })
             .collect(),
         )
@@ -522,6 +568,11 @@ impl Fly {
             volume.deleted_at.is_none() && (volume.state == VolumeState::Hydrating || now >= volume.ready_at)
         })
     }
+}
+
+fn lease_body(nonce: &str, until: u64) -> Value {
+    let lease = json!({"nonce": nonce, "expires_at": until / 1000, "owner": "x@tokens.fly.io"});
+    json!({"status": "success", "data": lease})
 }
 
 /// Rule 11, without the waiting: whoever puts a clock around this asks again until the time is over.

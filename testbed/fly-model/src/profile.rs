@@ -59,6 +59,13 @@ pub struct Profile {
     pub misplaced: u32,
     /// In how many of 1000 cases somebody else has changed a machine just before an update arrives.
     pub meddled: u32,
+    /// How long a machine may still boot with the secrets from before a change.
+    pub secrets_lag: Range,
+    /// Whether somebody runs a process for each machine, and reports its end by [`crate::Fly::exited`]. What the
+    /// model would let happen after a stop then waits for that report.
+    pub real_processes: bool,
+    /// The second number of the loopback addresses (`127.x.0.0/16`) that machines get instead of private ones.
+    pub loopback: Option<u8>,
 }
 
 impl Default for Profile {
@@ -94,6 +101,9 @@ impl Default for Profile {
             quota_mb: u64::MAX,
             misplaced: 0,
             meddled: 0,
+            secrets_lag: Range(0, 2_000),
+            real_processes: false,
+            loopback: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::{Reply, error, error_with, ok, with};
-use crate::world::{Fly, Volume, VolumeState};
+use crate::world::{Disk, Fly, Volume, VolumeState};
 
 impl Fly {
     pub(crate) fn create_volume(&mut self, app: &str, body: &Value, now: u64) -> Reply {
@@ -52,12 +52,13 @@ impl Fly {
             data.clone_from(&source.data);
             size_gb = size_gb.max(source.size_gb);
         } else if let Some(wanted) = text("snapshot_id") {
-            let in_app = self.volumes.values().filter(|volume| volume.app == app);
-            let found = in_app
-                .flat_map(|volume| volume.snapshots.iter().map(move |snapshot| (volume.size_gb, snapshot)));
+            let in_app = self.volumes.iter().filter(|(_, volume)| volume.app == app);
+            let found = in_app.flat_map(|(id, volume)| {
+                volume.snapshots.iter().map(move |snapshot| (id, volume.size_gb, snapshot))
+            });
             let found = found
-                .filter(|(_, (at, _))| format!("vs_{at}") == wanted)
-                .map(|(size_gb, (_, data))| (size_gb, data.clone()))
+                .filter(|(id, _, (at, _))| snapshot_id(id, *at) == wanted)
+                .map(|(_, size_gb, (_, data))| (size_gb, data.clone()))
                 .next();
             let Some((least_gb, snapshot)) = found else { return error(404, "snapshot not found") };
             if size_gb < least_gb {
@@ -132,6 +133,11 @@ impl Fly {
         };
         self.volumes.insert(id.clone(), volume);
         self.in_app.entry(app.to_owned()).or_default().insert(id.clone());
+        self.tell_disk(match (text("source_volume_id"), text("snapshot_id")) {
+            (Some(from), _) => Disk::Copied { from: from.to_owned(), to: id.clone(), machine: None },
+            (None, Some(snapshot)) => Disk::Restored { volume: id.clone(), snapshot: snapshot.to_owned() },
+            (None, None) => Disk::Made { volume: id.clone() },
+        });
         ok(&self.describe_volume(&id, now))
     }
 
@@ -210,6 +216,7 @@ impl Fly {
             return error(412, &format!("snapshot is already scheduled at {now}"));
         }
         volume.snapshots.push((now, volume.data.clone()));
+        self.tell_disk(Disk::Snapshot { volume: id.to_owned(), snapshot: snapshot_id(id, now) });
         with(200, &json!({}))
     }
 
@@ -221,7 +228,7 @@ impl Fly {
         let list: Vec<Value> = volume
             .snapshots
             .iter()
-            .map(|(at, _)| json!({"id": format!("vs_{at}"), "status": "created", "volume_size": volume.size_gb}))
+            .map(|(at, _)| json!({"id": snapshot_id(id, *at), "status": "created", "volume_size": volume.size_gb}))
             .collect();
         ok(&Value::Array(list))
     }
@@ -258,16 +265,24 @@ impl Fly {
         } else {
             volume.state
         };
-        json!({
+        let mut described = json!({
             "id": id,
             "name": volume.name,
             "state": state.as_str(),
             "size_gb": volume.size_gb,
             "region": host.map(|host| host.region.as_str()),
             "zone": host.map(|host| host.zone.as_str()),
-            "attached_machine_id": volume.attached,
             "encrypted": true,
             "host_status": if self.is_alive(volume.host) { "ok" } else { "unreachable" },
-        })
+        });
+        if let (Some(machine), Some(described)) = (&volume.attached, described.as_object_mut()) {
+            described.insert("attached_machine_id".to_owned(), machine.clone().into());
+        }
+        described
     }
+}
+
+/// Of one volume no two snapshots are taken in the same second.
+fn snapshot_id(volume: &str, at: u64) -> String {
+    format!("vs_{at}{}", volume.trim_start_matches("vol_"))
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::profile::{Profile, Range};
 use crate::rates::Rates;
+use crate::secrets::Secrets;
 
 /// Where a machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,7 @@ pub struct App {
     /// When it is gone.
     pub gone_at: Option<u64>,
     pub addresses: BTreeSet<String>,
+    pub secrets: Secrets,
 }
 
 #[derive(Debug, Clone)]
@@ -110,8 +112,23 @@ pub struct Machine {
     /// To go back to after an update that does not fit.
     pub revert: Option<(Map<String, Value>, String)>,
     pub cordoned: bool,
-    /// The newest last; type, status, source.
-    pub events: VecDeque<(u64, &'static str, &'static str, &'static str)>,
+    /// The newest last.
+    pub events: VecDeque<Note>,
+    /// Where it is reached from inside of its network.
+    pub private_ip: String,
+    /// How often it has started.
+    pub run: u64,
+    /// A process of it is there, as far as whoever runs it has told.
+    pub process: bool,
+    /// When it was started again after it had ended by itself, within the last five minutes.
+    pub restarts: VecDeque<u64>,
+    /// How the one who asked wants it stopped, if not as configured: a signal, and what time it has in ms.
+    pub stop_as: (Option<String>, Option<u64>),
+    /// The version of the app's secrets that its boot has to have at least; 0 for any.
+    pub min_secrets_version: u64,
+    pub skip_secrets: bool,
+    /// What it was given at its last start.
+    pub secrets: BTreeMap<String, String>,
 }
 
 impl Machine {
@@ -137,10 +154,21 @@ impl Machine {
     }
 
     pub(crate) fn note(&mut self, now: u64, kind: &'static str, status: &'static str, source: &'static str) {
+        self.note_with(now, kind, status, source, None);
+    }
+
+    pub(crate) fn note_with(
+        &mut self,
+        at: u64,
+        kind: &'static str,
+        status: &'static str,
+        source: &'static str,
+        request: Option<Value>,
+    ) {
         if self.events.len() >= 50 {
             self.events.pop_front();
         }
-        self.events.push_back((now, kind, status, source));
+        self.events.push_back(Note { at, kind, status, source, request });
     }
 }
 
@@ -166,6 +194,51 @@ pub struct Volume {
     pub snapshots: Vec<(u64, String)>,
 }
 
+/// An entry of a machine's history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    pub at: u64,
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub source: &'static str,
+    pub request: Option<Value>,
+}
+
+/// Something that happened to a volume, for whoever keeps its files. Only with [`Profile::real_processes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disk {
+    Made {
+        volume: String,
+    },
+    /// A copy, which begins once the process of `machine` has ended.
+    Copied {
+        from: String,
+        to: String,
+        machine: Option<String>,
+    },
+    Snapshot {
+        volume: String,
+        snapshot: String,
+    },
+    Restored {
+        volume: String,
+        snapshot: String,
+    },
+    /// Its host is lost.
+    Lost {
+        volume: String,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exit {
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+    pub oom_killed: bool,
+}
+
 /// Something that happened to a machine, for whoever runs its process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -183,6 +256,8 @@ pub struct Fly {
     pub volumes: BTreeMap<String, Volume>,
     /// What happened to machines since this was last drained.
     pub events: Vec<Event>,
+    /// What happened to volumes since this was last drained.
+    pub disks: Vec<Disk>,
     /// Fields of requests that Fly would ignore without a word.
     pub ignored: Vec<String>,
     /// How many calls were refused with 429.
@@ -222,6 +297,7 @@ impl Fly {
             machines: BTreeMap::new(),
             volumes: BTreeMap::new(),
             events: Vec::new(),
+            disks: Vec::new(),
             ignored: Vec::new(),
             refused: 0,
             names: BTreeMap::new(),
@@ -253,7 +329,8 @@ impl Fly {
             }
             let Some(machine) = self.machines.get_mut(&id) else { continue };
             let Some(&(due, state)) = machine.next.front() else { continue };
-            if due != at || !self.hosts.get(machine.host).is_some_and(|host| host.alive) {
+            let waits_for_exit = machine.process && machine.state != State::Started;
+            if due != at || waits_for_exit || !self.hosts.get(machine.host).is_some_and(|host| host.alive) {
                 continue;
             }
             machine.next.pop_front();
@@ -283,8 +360,9 @@ impl Fly {
                     host.images.insert(machine.image().to_owned());
                 }
                 machine.note(now, "start", "started", "flyd");
-                self.events.push(Event::Started { machine: id.to_owned() });
+                self.run_process(id, now);
             }
+            State::Failed => machine.note(now, "launch", "failed", "flyd"),
             State::Stopped => {
                 machine.active_until = now.saturating_add(self.profile.still_active);
                 if let Some((config, instance)) = machine.revert.take() {
@@ -305,12 +383,7 @@ impl Fly {
                     volume.attached = None;
                 }
             }
-            State::Created
-            | State::Starting
-            | State::Stopping
-            | State::Failed
-            | State::Replacing
-            | State::Destroying => {}
+            State::Created | State::Starting | State::Stopping | State::Replacing | State::Destroying => {}
         }
         if before == State::Started && state != State::Started {
             self.events.push(Event::Ended { machine: id.to_owned() });
@@ -338,6 +411,22 @@ impl Fly {
     pub(crate) fn next_serial(&mut self) -> u64 {
         self.serial = self.serial.saturating_add(1);
         self.serial
+    }
+
+    /// What is to be told to whoever keeps volumes.
+    pub(crate) fn tell_disk(&mut self, disk: Disk) {
+        if self.profile.real_processes {
+            self.disks.push(disk);
+        }
+    }
+
+    /// An address for a machine: unique as long as there are fewer than 64,000.
+    pub(crate) fn new_address(&mut self) -> String {
+        let serial = self.next_serial();
+        match self.profile.loopback {
+            Some(net) => format!("127.{net}.{}.{}", (serial / 250) % 256, (serial % 250).saturating_add(2)),
+            None => format!("fdaa:0:1:{:x}::3", serial % 0xffff),
+        }
     }
 
     pub(crate) fn new_instance(&mut self) -> String {

@@ -1,9 +1,9 @@
 //! The rules of Fly's API that the model keeps, by number. Those that are about processes or the proxy (16, 21)
-//! belong to the emulator around it, and so does the waiting of 11.
+//! belong to the emulator around it (`testbed/fly-emulator`), and so does the waiting of 11.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use fly_model::{Event, Fly, Profile, Range, Region, Request, Response, State};
+use fly_model::{Disk, Event, Exit, Fly, Profile, Range, Region, Request, Response, State};
 use serde_json::{Value, json};
 
 /// A Fly with one app, `a`, and no limits unless asked for.
@@ -326,6 +326,57 @@ fn rule_13_limits() {
 }
 
 #[test]
+fn rule_14_secrets_reach_a_boot_late_unless_it_insists() {
+    for (least, expected) in [(0, "old"), (2, "new")] {
+        let mut bench = Bench::new(|profile| {
+            profile.secrets_lag = Range(60_000, 60_000);
+            profile.create_to_starting = Range(1, 1);
+        });
+        let set = |bench: &mut Bench, value: &str| {
+            let set = bench.post("/apps/a/secrets", &json!({"values": {"K": value, "GONE": null}}));
+            body(&set)["version"].as_u64().unwrap()
+        };
+        assert_eq!(set(&mut bench, "old"), 1);
+        bench.pass(60_000);
+        assert_eq!(set(&mut bench, "new"), 2);
+        let volume = bench.volume("v");
+        let mut wanted = create("m", &volume, 1024);
+        wanted["min_secrets_version"] = json!(3);
+        refused(&bench.post("/apps/a/machines", &wanted), 412, "min_secrets_version");
+        wanted["min_secrets_version"] = json!(least);
+        let machine = id(&bench.post("/apps/a/machines", &wanted));
+        bench.pass(5_000);
+        assert_eq!(bench.fly.machines[&machine].secrets["K"], expected, "{least}");
+        bench.of(&machine, "stop");
+        bench.pass(60_000);
+        assert_eq!(bench.of(&machine, "start").status, 200);
+        bench.pass(1_000);
+        assert_eq!(bench.fly.machines[&machine].secrets["K"], "new", "once it has settled");
+    }
+}
+
+#[test]
+fn rule_15_metadata_makes_no_version() {
+    let mut bench = Bench::plain();
+    let machine = bench.machine("m");
+    let path = format!("/apps/a/machines/{machine}");
+    let version = bench.get(&path)["instance_id"].clone();
+    let patch = |bench: &mut Bench, body: Value| {
+        bench.ask("PATCH", &format!("{path}/metadata"), None, body.to_string().as_bytes())
+    };
+    assert_eq!(patch(&mut bench, json!({"metadata": {"a": "1", "b": "2"}})).status, 204);
+    assert_eq!(patch(&mut bench, json!({"metadata": {"a": ""}, "machine_version": version})).status, 204);
+    refused(&patch(&mut bench, json!({"metadata": {}, "machine_version": "01OLD"})), 412, "machine_version");
+    assert_eq!(bench.get(&format!("{path}/metadata")), json!({"b": "2"}));
+    assert_eq!(bench.post(&format!("{path}/metadata/c"), &json!({"value": "3"})).status, 204);
+    assert_eq!(bench.get(&format!("{path}/metadata/c"))["value"], "3");
+    assert_eq!(bench.ask("DELETE", &format!("{path}/metadata/c"), None, b"").status, 204);
+    refused(&bench.ask("GET", &format!("{path}/metadata/c"), None, b""), 404, "not found");
+    let after = bench.get(&path);
+    assert_eq!((&after["instance_id"], &after["state"]), (&version, &json!("started")));
+}
+
+#[test]
 fn rule_17_snapshots() {
     let mut bench = Bench::plain();
     let volume = bench.volume("v");
@@ -407,6 +458,26 @@ fn rule_20_fly_moves_a_machine() {
 }
 
 #[test]
+fn rule_22_placements_say_where_there_is_room() {
+    let mut bench = Bench::new(|profile| {
+        profile.regions = vec![
+            Region { code: "sjc".into(), hosts_mb: vec![4096] },
+            Region { code: "iad".into(), hosts_mb: vec![2048, 2048] },
+        ];
+    });
+    let ask = |bench: &mut Bench, region: &str| {
+        let wanted = json!({"org_slug": "automna", "region": region, "compute": {"memory_mb": 2048}});
+        body(&bench.post("/platform/placements", &wanted))["Regions"].clone()
+    };
+    let both = ask(&mut bench, "any");
+    assert_eq!((&both[0]["Region"], &both[0]["Count"]), (&json!("iad"), &json!(2)));
+    assert_eq!((&both[1]["Region"], &both[1]["Count"]), (&json!("sjc"), &json!(2)));
+    bench.fly.fill_region("sjc");
+    assert_eq!(ask(&mut bench, "sjc,iad").as_array().unwrap().len(), 1, "a full region is absent");
+    refused(&bench.post("/platform/placements", &json!({"org_slug": "theirs"})), 403, "forbidden");
+}
+
+#[test]
 fn rule_23_what_the_organisation_has() {
     let mut bench = Bench::plain();
     for name in ["m", "n", "o"] {
@@ -471,4 +542,73 @@ fn the_same_seed_gives_the_same_history() {
         (bench.now, bench.get("/apps/a/machines"))
     };
     assert_eq!(run(), run());
+}
+
+/// A Fly whose machines are processes of somebody else's, with one machine that runs.
+fn with_processes(restart: &Value) -> (Bench, String) {
+    let mut bench = Bench::new(|profile| profile.real_processes = true);
+    let volume = bench.volume("v");
+    let mut wanted = create("m", &volume, 1024);
+    wanted["config"]["restart"] = restart.clone();
+    let machine = id(&bench.post("/apps/a/machines", &wanted));
+    bench.pass(5_000);
+    assert_eq!(bench.fly.disks, [Disk::Made { volume }]);
+    assert_eq!(bench.fly.machines[&machine].run, 1);
+    (bench, machine)
+}
+
+#[test]
+fn what_follows_a_stop_waits_for_the_process() {
+    let (mut bench, machine) = with_processes(&json!({"policy": "always"}));
+    bench.of(&machine, "stop");
+    bench.pass(60_000);
+    assert_eq!(bench.state(&machine), "stopping");
+    bench.fly.exited(&machine, 0, Exit::default(), bench.now);
+    assert_eq!(bench.state(&machine), "stopping", "another run's end");
+    bench.fly.exited(&machine, 1, Exit::default(), bench.now);
+    assert_eq!(bench.state(&machine), "stopped", "and is not started again");
+    let events = bench.get(&format!("/apps/a/machines/{machine}/events"));
+    let exit = &events[0]["request"]["exit_event"];
+    assert_eq!((&exit["requested_stop"], &exit["exit_code"]), (&json!(true), &Value::Null));
+}
+
+#[test]
+fn restart_policies() {
+    let (failed, done) = (Exit { code: 3, ..Exit::default() }, Exit::default());
+    for (restart, exit, again) in [
+        (json!({"policy": "always"}), done, 20),
+        (json!({"policy": "no"}), failed, 0),
+        (json!({"policy": "on-failure"}), done, 0),
+        (json!({"policy": "on-failure"}), Exit { signal: 9, ..done }, 10),
+        (json!({"policy": "on-failure", "max_retries": 2}), failed, 2),
+        (Value::Null, failed, 10),
+    ] {
+        let (mut bench, machine) = with_processes(&restart);
+        let mut restarts = 0;
+        while restarts < 20 {
+            let run = bench.fly.machines[&machine].run;
+            bench.fly.exited(&machine, run, exit, bench.now);
+            bench.pass(1_000);
+            if bench.state(&machine) != "started" {
+                break;
+            }
+            restarts += 1;
+        }
+        assert_eq!(restarts, again, "{restart} {exit:?}");
+        assert_eq!(bench.state(&machine), if again == 20 { "started" } else { "stopped" });
+    }
+}
+
+#[test]
+fn a_lease_can_come_with_the_machine() {
+    let mut bench = Bench::plain();
+    let volume = bench.volume("v");
+    let mut wanted = create("m", &volume, 1024);
+    wanted["lease_ttl"] = json!(60);
+    let made = bench.post("/apps/a/machines", &wanted);
+    let nonce = body(&made)["nonce"].as_str().unwrap().to_owned();
+    bench.pass(5_000);
+    refused(&bench.of(&id(&made), "restart"), 409, "lease currently held");
+    let path = format!("/apps/a/machines/{}/restart", id(&made));
+    assert_eq!(bench.ask("POST", &path, Some(&nonce), b"").status, 200);
 }

@@ -11,7 +11,6 @@
 //! | [`FlyProxy::api_url`] | `GET /v1/apps/{app}/machines`, `GET /v1/apps/{app}/machines/{id}`, any bearer token |
 
 mod api;
-mod headers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use fly_emulator::proxy::headers;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -153,12 +153,12 @@ async fn route(mut request: Request<Incoming>, context: Context, registry: Regis
         if let Some((id, _)) = &target {
             *state.stats.by_machine.entry(id.clone()).or_default() += 1;
         }
-        (headers::request_id(state.stats.requests), target)
+        (headers::request_id(state.stats.requests, REGION), target)
     };
     let Some((_, addr)) = target else {
         return headers::towards_client(forward::empty(StatusCode::SERVICE_UNAVAILABLE), &request_id);
     };
-    headers::towards_machine(request.headers_mut(), context.peer, &request_id);
+    headers::towards_machine(request.headers_mut(), context.peer, &request_id, REGION);
     let answer = match forward::forward(request, addr, CONNECT_PATIENCE, &context.tasks).await {
         Ok(answer) => answer,
         // Both are the proxy's own 502, without a body.

@@ -63,6 +63,11 @@ pub struct Context {
     pub tasks: Tasks,
 }
 
+/// In the extensions of an answer: the connection is closed in place of sending it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the connection is cut on purpose")]
+pub struct Cut;
+
 /// A running server. Dropping it cuts every connection; [`Self::stop`] is the polite way.
 #[derive(Debug)]
 pub struct Server {
@@ -153,7 +158,10 @@ where
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let answer = handler(request, context.clone());
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let answer = answer.await;
+            if answer.extensions().get::<Cut>().is_some() { Err(Cut) } else { Ok(answer) }
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

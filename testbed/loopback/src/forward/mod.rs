@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, Response, StatusCode, Version};
@@ -19,7 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 pub use server::{
-    Answer, Body, BoxError, Context, Server, Tasks, empty, json, no_body, read_body, streaming, text, whole,
+    Answer, Body, BoxError, Context, Cut, Server, Tasks, empty, json, no_body, read_body, streaming, text,
+    whole,
 };
 
 /// Between two attempts to connect.
@@ -75,12 +75,17 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// When nothing listens there, or when the connection ends before an answer.
-pub async fn forward(
-    mut request: Request<Incoming>,
+pub async fn forward<B>(
+    mut request: Request<B>,
     addr: SocketAddr,
     patience: Duration,
     tasks: &Tasks,
-) -> Result<Answer, ForwardError> {
+) -> Result<Answer, ForwardError>
+where
+    B: hyper::body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
     let stream = connect(addr, patience).await?;
     let exchange = |source| ForwardError::Exchange { addr, source };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;

@@ -135,6 +135,13 @@ impl Process {
         Ok(status)
     }
 
+    /// Sends a signal to the group. That nobody is left in it is no error.
+    pub fn signal(&self, signal: Signal) {
+        if self.exit.is_none() {
+            let _ = kill_process_group(self.group, signal);
+        }
+    }
+
     /// SIGTERM to the group, up to `grace` to end, then SIGKILL to what is left of the group.
     ///
     /// # Errors

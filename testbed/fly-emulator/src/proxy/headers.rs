@@ -4,11 +4,16 @@ use std::net::SocketAddr;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::REGION;
-use crate::forward::Answer;
+use loopback::forward::Answer;
 
 /// Names the machine. It is for the proxy alone: the machine does not see it.
-pub(super) const FORCE_INSTANCE: HeaderName = HeaderName::from_static("fly-force-instance-id");
+pub const FORCE_INSTANCE: HeaderName = HeaderName::from_static("fly-force-instance-id");
+
+/// Names a machine that is asked first. Of the same kind.
+pub const PREFER_INSTANCE: HeaderName = HeaderName::from_static("fly-prefer-instance-id");
+
+/// Where a replayed request comes from.
+pub const REPLAY_SRC: HeaderName = HeaderName::from_static("fly-replay-src");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
 const CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
@@ -17,17 +22,20 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const VIA: HeaderName = HeaderName::from_static("via");
 
 /// The proxy's word only: what a client says under these names is dropped.
-const DROPPED: [HeaderName; 6] = [
+const DROPPED: [HeaderName; 9] = [
     FORCE_INSTANCE,
+    PREFER_INSTANCE,
+    HeaderName::from_static("fly-preferred-instance-unavailable"),
+    HeaderName::from_static("fly-replay-failed"),
     REQUEST_ID,
     CLIENT_IP,
     FLY_REGION,
-    HeaderName::from_static("fly-replay-src"),
+    REPLAY_SRC,
     HeaderName::from_static("fly-replay-cache-status"),
 ];
 
 /// Rewrites a request's headers for the machine.
-pub(super) fn towards_machine(headers: &mut HeaderMap, peer: SocketAddr, request_id: &HeaderValue) {
+pub fn towards_machine(headers: &mut HeaderMap, peer: SocketAddr, request_id: &HeaderValue, region: &str) {
     for name in DROPPED {
         headers.remove(name);
     }
@@ -36,7 +44,7 @@ pub(super) fn towards_machine(headers: &mut HeaderMap, peer: SocketAddr, request
     let chain = chain.map_or_else(|| client.clone(), |before| text(&format!("{before}, {}", peer.ip())));
     headers.insert(FORWARDED_FOR, chain);
     headers.insert(CLIENT_IP, client);
-    headers.insert(FLY_REGION, HeaderValue::from_static(REGION));
+    headers.insert(FLY_REGION, text(region));
     headers.insert("fly-forwarded-port", HeaderValue::from_static("443"));
     headers.insert("x-forwarded-port", HeaderValue::from_static("443"));
     headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
@@ -46,19 +54,22 @@ pub(super) fn towards_machine(headers: &mut HeaderMap, peer: SocketAddr, request
 }
 
 /// Marks an answer as one that came through the proxy.
-pub(super) fn towards_client(mut answer: Answer, request_id: &HeaderValue) -> Answer {
+#[must_use]
+pub fn towards_client(mut answer: Answer, request_id: &HeaderValue) -> Answer {
     answer.headers_mut().append(VIA, HeaderValue::from_static("1.1 fly.io"));
     answer.headers_mut().insert(REQUEST_ID, request_id.clone());
     answer
 }
 
 /// The id of the request with this number: as long as a real one, and countable.
-pub(super) fn request_id(number: u64) -> HeaderValue {
-    text(&format!("01STANDIN{number:017}-{REGION}"))
+#[must_use]
+pub fn request_id(number: u64, region: &str) -> HeaderValue {
+    text(&format!("01STANDIN{number:017}-{region}"))
 }
 
 /// The app in `<app>.fly.dev`, if the host is named so.
-pub(super) fn app_of_host(headers: &HeaderMap) -> Option<String> {
+#[must_use]
+pub fn app_of_host(headers: &HeaderMap) -> Option<String> {
     let host = headers.get("host")?.to_str().ok()?.to_ascii_lowercase();
     let name = host.split(':').next()?;
     name.strip_suffix(".fly.dev").map(str::to_owned)
@@ -89,7 +100,7 @@ mod tests {
         ] {
             headers.insert(name, value.parse().unwrap());
         }
-        towards_machine(&mut headers, "127.0.0.1:5".parse().unwrap(), &request_id(7));
+        towards_machine(&mut headers, "127.0.0.1:5".parse().unwrap(), &request_id(7, "lhr"), "lhr");
         for (name, expected) in [
             ("fly-force-instance-id", None),
             ("fly-client-ip", Some("127.0.0.1")),
