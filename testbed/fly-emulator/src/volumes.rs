@@ -1,6 +1,8 @@
 //! The folders of volumes and snapshots.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::fs;
@@ -26,10 +28,20 @@ pub(crate) async fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A process that is being killed may still put a file into it, so it is tried more than once.
 pub(crate) async fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done.with_context(|| format!("cannot remove {}", dir.display())),
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir_all(dir).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done.with_context(|| format!("cannot remove {}", dir.display())),
+        }
     }
 }
 
