@@ -158,10 +158,10 @@ pub fn resolve(specs: &[Spec], size: u64) -> Selection {
         [] => Selection::Unsatisfiable,
         [one] => Selection::One(*one),
         many => {
-            let total = many.iter().fold(0u64, |sum, range| sum.saturating_add(range.len()));
+            let total: u128 = many.iter().map(|range| u128::from(range.len())).sum();
             if overlaps(many) > MAX_OVERLAPS {
                 Selection::Whole(Ignored::Overlapping)
-            } else if total > size {
+            } else if total > u128::from(size) {
                 Selection::Whole(Ignored::LongerThanWhole)
             } else {
                 Selection::Many(ranges)
@@ -205,7 +205,7 @@ mod tests {
         let hundred = format!("bytes={}", vec!["0-0"; 101].join(","));
         let spread: Vec<String> = (0..100).map(|n| format!("{n}-{n}")).collect();
         let spread = format!("bytes={}", spread.join(","));
-        let rows: [(&str, u64, Selection); 42] = [
+        let rows: [(&str, u64, Selection); 43] = [
             ("bytes=0-9", 100, One(range(0, 9))),
             ("bytes=0-0", 100, One(range(0, 0))),
             ("bytes=99-99", 100, One(range(99, 99))),
@@ -231,6 +231,8 @@ mod tests {
             ("bytes=0-1,-0", 100, One(range(0, 1))),
             ("bytes=0-9,0-9,0-9,0-9", 100, Whole(Ignored::Overlapping)),
             ("bytes=0-,0-", 100, Whole(Ignored::LongerThanWhole)),
+            // Together they are longer than any number of 64 bits.
+            ("bytes=11-59,20-", u64::MAX, Whole(Ignored::LongerThanWhole)),
             ("bytes=100-", 100, Unsatisfiable),
             ("bytes=100-200", 100, Unsatisfiable),
             ("bytes=-0", 100, Unsatisfiable),
